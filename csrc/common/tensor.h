@@ -1,0 +1,150 @@
+// What every operator needs of torch's stable ABI: checks, strided views, and the few ATen calls we make.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace msa {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+using Ints = std::vector<int64_t>;
+
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
+  text << ")";
+  return text.str();
+}
+
+inline bool has_shape(const Tensor& t, std::initializer_list<int64_t> shape) {
+  if (t.dim() != static_cast<int64_t>(shape.size())) return false;
+  int64_t d = 0;
+  for (int64_t extent : shape)
+    if (t.size(d++) != extent) return false;
+  return true;
+}
+
+// A strided NCHW view. Kernels take strides, so contiguous, channels_last, sliced and expanded tensors are all read in
+// place.
+template <typename T>
+struct View {
+  T* data;
+  int64_t n, c, h, w;
+  int64_t sn, sc, sh, sw;
+};
+
+template <typename T>
+View<T> view(const Tensor& t) {
+  // const-ness follows T, so that reading an input never marks it as written.
+  T* data;
+  if constexpr (std::is_const_v<T>) {
+    data = static_cast<T*>(t.const_data_ptr());
+  } else {
+    data = static_cast<T*>(t.mutable_data_ptr());
+  }
+  const auto size = t.sizes();
+  const auto stride = t.strides();
+  return {data,      size[0],   size[1],   size[2],  size[3],
+          stride[0], stride[1], stride[2], stride[3]};
+}
+
+// An uninitialised map (N, C, H, W) in the layout of `like`: channels_last where its channel is the fastest dimension.
+inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  using torch::headeronly::MemoryFormat;
+  const bool channels_last = like.stride(1) == 1 && like.size(1) > 1;
+  return torch::stable::empty(
+      Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// An uninitialised contiguous tensor on the device of `like`.
+inline Tensor empty_on(const Tensor& like, const Ints& shape, ScalarType dtype) {
+  return torch::stable::empty(shape, dtype, std::nullopt, like.device());
+}
+
+// The library's convolution (cuDNN, oneDNN), through ATen: TF32, determinism and benchmark switches keep their meaning.
+inline Tensor convolution(const Tensor& input, const Tensor& weight, const Ints& stride,
+                          const Ints& padding, const Ints& dilation, int64_t groups) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 9> stack{
+      from(input),    from(weight),  from(std::optional<Tensor>()), from(stride), from(padding),
+      from(dilation), from(false),   from(Ints{0, 0}),              from(groups)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// Gradients of `convolution` for input and weight; a gradient that is not asked for comes back undefined.
+inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output,
+                                                      const Tensor& input, const Tensor& weight,
+                                                      const Ints& stride, const Ints& padding,
+                                                      const Ints& dilation, int64_t groups,
+                                                      bool need_input, bool need_weight) {
+  if (!need_input && !need_weight) return {Tensor(), Tensor()};
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  const bool needed[3] = {need_input, need_weight, false};
+  std::array<StableIValue, 11> stack{from(grad_output),
+                                     from(input),
+                                     from(weight),
+                                     from(std::optional<Ints>()),
+                                     from(stride),
+                                     from(padding),
+                                     from(dilation),
+                                     from(false),
+                                     from(Ints{0, 0}),
+                                     from(groups),
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(needed, 3))};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  Tensor grad_input = to<Tensor>(stack[0]);
+  Tensor grad_weight = to<Tensor>(stack[1]);
+  to<Tensor>(stack[2]);  // takes ownership of the bias gradient's handle, which is undefined
+  return {grad_input, grad_weight};
+}
+
+// Calls f with a value of the element type; `where` names the operator in the refusal.
+template <typename F>
+void dispatch_floating(ScalarType dtype, const char* where, const F& f) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return f(double());
+    case ScalarType::Float:
+      return f(float());
+    case ScalarType::Half:
+      return f(Half());
+    case ScalarType::BFloat16:
+      return f(BFloat16());
+    default:
+      STD_TORCH_CHECK(false, "msa_ops::", where,
+                      ": input must be float64, float32, float16 or bfloat16");
+  }
+}
+
+// Arithmetic type: float64 for float64, float32 for everything narrower.
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+inline ScalarType accumulator_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+}  // namespace msa

@@ -1,0 +1,472 @@
+// CPU kernels of the partial convolution. Every map is walked in the order of its memory: "pixel by pixel" where the
+// channel is the fastest dimension (channels_last), else "row by row" within a channel plane.
+#include <cstring>
+#include <type_traits>
+
+#include "../common/parallel.h"
+#include "operators.h"
+
+namespace msa::partial_conv {
+namespace {
+
+template <typename T>
+bool channel_fastest(const View<T>& map) {
+  return map.sc == 1;
+}
+
+// ---- masks -------------------------------------------------------------------------------------------------------
+
+// counts(p) = Σ_g channels_g · mask_g(p): valid entries of all channels at one pixel.
+void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, int64_t y,
+               int32_t* counts) {
+  const bool* row = mask.data + n * mask.sn + y * mask.sh;
+  if (mask.c > 1 && channel_fastest(mask)) {
+    for (int64_t x = 0; x < mask.w; ++x) {
+      int32_t sum = 0;
+      for (int64_t g = 0; g < mask.c; ++g)
+        sum += static_cast<int32_t>(channels[g]) * row[x * mask.sw + g];
+      counts[x] = sum;
+    }
+    return;
+  }
+  std::fill(counts, counts + mask.w, 0);
+  for (int64_t g = 0; g < mask.c; ++g) {
+    const bool* plane = row + g * mask.sc;
+    const int32_t weight = static_cast<int32_t>(channels[g]);
+    for (int64_t x = 0; x < mask.w; ++x) counts[x] += weight * plane[x * mask.sw];
+  }
+}
+
+// s(p) of Eq. 4 for one output row: a box filter, vertical sums first.
+template <typename R>
+void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_t numerator, int64_t n,
+                      int64_t out_y, int64_t out_w, int32_t* columns, R* ratio, bool* new_mask) {
+  std::fill(columns, columns + counts.w, 0);
+  for (int64_t ky = 0; ky < k.kernel_h; ++ky) {
+    const int64_t y = out_y * k.stride_h - k.padding_h + ky * k.dilation_h;
+    if (y < 0 || y >= counts.h) continue;
+    const int32_t* row = counts.data + n * counts.sn + y * counts.sh;
+    for (int64_t x = 0; x < counts.w; ++x) columns[x] += row[x];
+  }
+  for (int64_t out_x = 0; out_x < out_w; ++out_x) {
+    const int64_t left = out_x * k.stride_w - k.padding_w;
+    int64_t valid = 0;
+    for (int64_t kx = 0; kx < k.kernel_w; ++kx) {
+      const int64_t x = left + kx * k.dilation_w;
+      if (x >= 0 && x < counts.w) valid += columns[x];
+    }
+    ratio[out_x] = window_ratio<R>(numerator, valid);
+    new_mask[out_x] = valid > 0;
+  }
+}
+
+// dst = mask ? src : 0. T stands for the element's bits: zero is all zero bits in every dtype. In place (dst == src)
+// valid elements are not touched.
+template <typename T>
+void select_map(const View<const T>& src, const View<const bool>& mask, const Ints& channels,
+                const View<T>& dst) {
+  const bool in_place = src.data == dst.data;
+  const bool elementwise = mask.c == src.c && src.c > 1;
+  if (channel_fastest(dst)) {
+    parallel_rows(dst.n * dst.h, dst.w * dst.c, [&](int64_t row) {
+      const int64_t n = row / dst.h, y = row % dst.h;
+      for (int64_t x = 0; x < dst.w; ++x) {
+        const T* from = src.data + n * src.sn + y * src.sh + x * src.sw;
+        T* to = dst.data + n * dst.sn + y * dst.sh + x * dst.sw;
+        const bool* valid = mask.data + n * mask.sn + y * mask.sh + x * mask.sw;
+        if (elementwise) {
+          for (int64_t c = 0; c < dst.c; ++c) to[c] = valid[c * mask.sc] ? from[c * src.sc] : T(0);
+          continue;
+        }
+        for (int64_t g = 0, c = 0; g < mask.c; c += channels[g++]) {
+          if (!valid[g * mask.sc]) {
+            std::memset(to + c, 0, channels[g] * sizeof(T));
+          } else if (!in_place && src.sc == 1) {
+            std::memcpy(to + c, from + c, channels[g] * sizeof(T));
+          } else if (!in_place) {
+            for (int64_t i = c; i < c + channels[g]; ++i) to[i] = from[i * src.sc];
+          }
+        }
+      }
+    });
+    return;
+  }
+  std::vector<int64_t> plane_of(dst.c);
+  for (int64_t g = 0, c = 0; g < mask.c; ++g)
+    for (int64_t i = 0; i < channels[g]; ++i) plane_of[c++] = g;
+  parallel_rows(dst.n * dst.c * dst.h, dst.w, [&](int64_t row) {
+    const int64_t n = row / (dst.c * dst.h), c = row / dst.h % dst.c, y = row % dst.h;
+    const T* from = src.data + n * src.sn + c * src.sc + y * src.sh;
+    T* to = dst.data + n * dst.sn + c * dst.sc + y * dst.sh;
+    const bool* valid = mask.data + n * mask.sn + plane_of[c] * mask.sc + y * mask.sh;
+    for (int64_t x = 0; x < dst.w; ++x)
+      to[x * dst.sw] = valid[x * mask.sw] ? from[x * src.sw] : T(0);
+  });
+}
+
+// ---- epilogue (Eq. 2) and its gradient ---------------------------------------------------------------------------
+
+template <typename T>
+void scale_and_shift_map(const View<T>& map, const Accumulator<T>* ratio, const T* bias) {
+  using R = Accumulator<T>;
+  if (channel_fastest(map)) {
+    parallel_rows(map.n * map.h, map.w * map.c, [&](int64_t row) {
+      const int64_t n = row / map.h, y = row % map.h;
+      for (int64_t x = 0; x < map.w; ++x) {
+        T* __restrict pixel = map.data + n * map.sn + y * map.sh + x * map.sw;
+        const R r = ratio[row * map.w + x];
+        if (r == R(0)) {
+          std::memset(static_cast<void*>(pixel), 0, map.c * sizeof(T));
+        } else if (bias != nullptr) {
+          for (int64_t c = 0; c < map.c; ++c)
+            pixel[c] = static_cast<T>(static_cast<R>(pixel[c]) * r + static_cast<R>(bias[c]));
+        } else if (r != R(1)) {
+          for (int64_t c = 0; c < map.c; ++c) pixel[c] = static_cast<T>(static_cast<R>(pixel[c]) * r);
+        }
+      }
+    });
+    return;
+  }
+  parallel_rows(map.n * map.c * map.h, map.w, [&](int64_t row) {
+    const int64_t n = row / (map.c * map.h), c = row / map.h % map.c, y = row % map.h;
+    T* pixels = map.data + n * map.sn + c * map.sc + y * map.sh;
+    const R* r = ratio + (n * map.h + y) * map.w;
+    const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
+    for (int64_t x = 0; x < map.w; ++x)
+      pixels[x * map.sw] =
+          static_cast<T>(renormalise<R>(static_cast<R>(pixels[x * map.sw]), r[x], shift));
+  });
+}
+
+// map(2i+a, 2j+b) += phases(block 2a+b, i+a, j+b), then Eq. 2; see params.h.
+template <typename T>
+void add_phases_map(const View<T>& map, const View<const T>& phases, const Accumulator<T>* ratio,
+                    const T* bias) {
+  using R = Accumulator<T>;
+  const auto phase_at = [&](int64_t n, int64_t y, int64_t x) {
+    const int64_t a = y & 1, b = x & 1;
+    return phases.data + n * phases.sn + (2 * a + b) * map.c * phases.sc +
+           (y / 2 + a) * phases.sh + (x / 2 + b) * phases.sw;
+  };
+  if (channel_fastest(map) && channel_fastest(phases)) {
+    const std::vector<T> no_bias(bias == nullptr ? map.c : 0, T(0));
+    const T* shift = bias != nullptr ? bias : no_bias.data();
+    parallel_rows(map.n * map.h, map.w * map.c, [&](int64_t row) {
+      const int64_t n = row / map.h, y = row % map.h;
+      for (int64_t x = 0; x < map.w; ++x) {
+        T* __restrict pixel = map.data + n * map.sn + y * map.sh + x * map.sw;
+        const T* __restrict phase = phase_at(n, y, x);
+        const R r = ratio[row * map.w + x];
+        if (r == R(0)) {
+          std::memset(static_cast<void*>(pixel), 0, map.c * sizeof(T));
+          continue;
+        }
+        for (int64_t c = 0; c < map.c; ++c)
+          pixel[c] = static_cast<T>((static_cast<R>(pixel[c]) + static_cast<R>(phase[c])) * r +
+                                    static_cast<R>(shift[c]));
+      }
+    });
+    return;
+  }
+  parallel_rows(map.n * map.c * map.h, map.w, [&](int64_t row) {
+    const int64_t n = row / (map.c * map.h), c = row / map.h % map.c, y = row % map.h;
+    T* pixels = map.data + n * map.sn + c * map.sc + y * map.sh;
+    const R* r = ratio + (n * map.h + y) * map.w;
+    const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
+    for (int64_t x = 0; x < map.w; ++x) {
+      const R sum = static_cast<R>(pixels[x * map.sw]) +
+                    static_cast<R>(phase_at(n, y, x)[c * phases.sc]);
+      pixels[x * map.sw] = static_cast<T>(renormalise<R>(sum, r[x], shift));
+    }
+  });
+}
+
+// dst(n, c, y, x) = f(n, c, y, x), with dst walked in the order of its memory.
+template <typename T, typename F>
+void fill_map(const View<T>& dst, const F& f) {
+  if (channel_fastest(dst)) {
+    parallel_rows(dst.n * dst.h, dst.w * dst.c, [&](int64_t row) {
+      const int64_t n = row / dst.h, y = row % dst.h;
+      for (int64_t x = 0; x < dst.w; ++x) {
+        T* pixel = dst.data + n * dst.sn + y * dst.sh + x * dst.sw;
+        f.pixel(n, y, x, pixel);
+      }
+    });
+    return;
+  }
+  parallel_rows(dst.n * dst.c * dst.h, dst.w, [&](int64_t row) {
+    const int64_t n = row / (dst.c * dst.h), c = row / dst.h % dst.c, y = row % dst.h;
+    T* pixels = dst.data + n * dst.sn + c * dst.sc + y * dst.sh;
+    for (int64_t x = 0; x < dst.w; ++x) pixels[x * dst.sw] = f.element(n, c, y, x);
+  });
+}
+
+// grad · ratio. Where the ratio is 0 the result is 0 even if the incoming gradient is inf or NaN there.
+template <typename T>
+struct ScaledGradient {
+  using R = Accumulator<T>;
+  View<const T> grad;
+  const R* ratio;
+
+  T element(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    const T g = grad.data[n * grad.sn + c * grad.sc + y * grad.sh + x * grad.sw];
+    return static_cast<T>(renormalise<R>(static_cast<R>(g), ratio[(n * grad.h + y) * grad.w + x], R(0)));
+  }
+  void pixel(int64_t n, int64_t y, int64_t x, T* __restrict out) const {
+    const R r = ratio[(n * grad.h + y) * grad.w + x];
+    const T* __restrict g = grad.data + n * grad.sn + y * grad.sh + x * grad.sw;
+    if (r == R(0)) {
+      std::memset(static_cast<void*>(out), 0, grad.c * sizeof(T));
+    } else if (grad.sc == 1) {
+      for (int64_t c = 0; c < grad.c; ++c) out[c] = static_cast<T>(static_cast<R>(g[c]) * r);
+    } else {
+      for (int64_t c = 0; c < grad.c; ++c) out[c] = static_cast<T>(static_cast<R>(g[c * grad.sc]) * r);
+    }
+  }
+};
+
+// The transpose of adding phases: phase block 2a+b at (i+a, j+b) takes pixel (2i+a, 2j+b), the rest is 0.
+template <typename T>
+struct PhaseGradient {
+  View<const T> grad;
+
+  const T* source(int64_t n, int64_t block, int64_t y, int64_t x) const {
+    const int64_t i = y - block / 2, j = x - block % 2;
+    if (i < 0 || j < 0 || i >= grad.h / 2 || j >= grad.w / 2) return nullptr;
+    return grad.data + n * grad.sn + (2 * i + block / 2) * grad.sh + (2 * j + block % 2) * grad.sw;
+  }
+  T element(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    const T* from = source(n, c / grad.c, y, x);
+    return from != nullptr ? from[c % grad.c * grad.sc] : T(0);
+  }
+  void pixel(int64_t n, int64_t y, int64_t x, T* out) const {
+    for (int64_t block = 0; block < 4; ++block, out += grad.c) {
+      const T* from = source(n, block, y, x);
+      if (from == nullptr) {
+        std::memset(static_cast<void*>(out), 0, grad.c * sizeof(T));
+      } else {
+        for (int64_t c = 0; c < grad.c; ++c) out[c] = from[c * grad.sc];
+      }
+    }
+  }
+};
+
+// db = Σ grad over valid positions: sums per row first, so that the result does not depend on the number of threads.
+template <typename T>
+void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T* result) {
+  using R = Accumulator<T>;
+  const int64_t rows = grad.n * grad.h;
+  std::vector<R> sums(rows * grad.c, R(0));
+  parallel_rows(rows, grad.w * grad.c, [&](int64_t row) {
+    const T* g = grad.data + row / grad.h * grad.sn + row % grad.h * grad.sh;
+    const R* r = ratio + row * grad.w;
+    R* __restrict sum = sums.data() + row * grad.c;
+    if (channel_fastest(grad)) {
+      for (int64_t x = 0; x < grad.w; ++x) {
+        if (r[x] == R(0)) continue;
+        const T* __restrict pixel = g + x * grad.sw;
+        for (int64_t c = 0; c < grad.c; ++c) sum[c] += static_cast<R>(pixel[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < grad.c; ++c) {
+        R total = R(0);
+        for (int64_t x = 0; x < grad.w; ++x)
+          total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
+        sum[c] = total;
+      }
+    }
+  });
+  std::vector<double> totals(grad.c, 0.0);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < grad.c; ++c) totals[c] += static_cast<double>(sums[row * grad.c + c]);
+  for (int64_t c = 0; c < grad.c; ++c) result[c] = static_cast<T>(static_cast<R>(totals[c]));
+}
+
+// ---- decoder weights ---------------------------------------------------------------------------------------------
+
+// phases[block 2a+b][u][v] = Σ of the 3x3 taps that fall on row u and column v of the small map.
+template <typename T>
+void phase_weight_sum(const View<const T>& weight, const View<T>& phases) {
+  using R = Accumulator<T>;
+  parallel_rows(weight.n, 16 * weight.c, [&](int64_t o) {
+    for (int64_t block = 0; block < 4; ++block)
+      for (int64_t u = 0; u < 2; ++u)
+        for (int64_t v = 0; v < 2; ++v) {
+          const T* taps[4];
+          int count = 0;
+          for (int64_t ky = 0; ky < 3; ++ky)
+            for (int64_t kx = 0; kx < 3; ++kx)
+              if (phase_tap(block / 2, ky) == u && phase_tap(block % 2, kx) == v)
+                taps[count++] = weight.data + o * weight.sn + ky * weight.sh + kx * weight.sw;
+          T* __restrict out =
+              phases.data + (block * weight.n + o) * phases.sn + u * phases.sh + v * phases.sw;
+          const auto sum_taps = [&](auto known_count) {
+            for (int64_t i = 0; i < weight.c; ++i) {
+              R sum = R(0);
+              for (int t = 0; t < known_count; ++t) sum += static_cast<R>(taps[t][i * weight.sc]);
+              out[i * phases.sc] = static_cast<T>(sum);
+            }
+          };
+          if (count == 1) sum_taps(std::integral_constant<int, 1>());
+          if (count == 2) sum_taps(std::integral_constant<int, 2>());
+          if (count == 4) sum_taps(std::integral_constant<int, 4>());
+        }
+  });
+}
+
+// The transpose: every 3x3 tap gathers the gradient of the four phase taps it was summed into.
+template <typename T>
+void fold_phase_gradient(const View<const T>& phases, const View<T>& grad) {
+  using R = Accumulator<T>;
+  parallel_rows(grad.n, 9 * grad.c, [&](int64_t o) {
+    for (int64_t ky = 0; ky < 3; ++ky)
+      for (int64_t kx = 0; kx < 3; ++kx) {
+        const T* taps[4];
+        for (int64_t block = 0; block < 4; ++block)
+          taps[block] = phases.data + (block * grad.n + o) * phases.sn +
+                        phase_tap(block / 2, ky) * phases.sh + phase_tap(block % 2, kx) * phases.sw;
+        T* __restrict out = grad.data + o * grad.sn + ky * grad.sh + kx * grad.sw;
+        for (int64_t i = 0; i < grad.c; ++i) {
+          const int64_t at = i * phases.sc;
+          out[i * grad.sc] = static_cast<T>((static_cast<R>(taps[0][at]) + static_cast<R>(taps[1][at])) +
+                                            (static_cast<R>(taps[2][at]) + static_cast<R>(taps[3][at])));
+        }
+      }
+  });
+}
+
+// ---- the interface that operators.h calls ------------------------------------------------------------------------
+
+struct CpuKernels {
+  struct Guard {
+    explicit Guard(const Tensor&) {}
+  };
+
+  static void count_valid(const Tensor& mask, const Ints& plane_channels, Tensor& counts) {
+    const auto m = view<const bool>(mask);
+    int32_t* out = static_cast<int32_t*>(counts.mutable_data_ptr());
+    parallel_rows(m.n * m.h, m.w * m.c, [&](int64_t row) {
+      count_row(m, plane_channels, row / m.h, row % m.h, out + row * m.w);
+    });
+  }
+
+  static void count_valid_upcat(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
+                                int64_t skip_channels, Tensor& counts) {
+    const auto low = view<const bool>(low_mask);
+    const auto skip = view<const bool>(skip_mask);
+    int32_t* out = static_cast<int32_t*>(counts.mutable_data_ptr());
+    const int32_t low_weight = static_cast<int32_t>(low_channels);
+    const int32_t skip_weight = static_cast<int32_t>(skip_channels);
+    parallel_rows(skip.n * skip.h, skip.w, [&](int64_t row) {
+      const int64_t n = row / skip.h, y = row % skip.h;
+      const bool* from_low = low.data + n * low.sn + y / 2 * low.sh;
+      const bool* from_skip = skip.data + n * skip.sn + y * skip.sh;
+      for (int64_t x = 0; x < skip.w; ++x)
+        out[row * skip.w + x] =
+            low_weight * from_low[x / 2 * low.sw] + skip_weight * from_skip[x * skip.sw];
+    });
+  }
+
+  static void window_ratios(const Tensor& counts, const Window& window, int64_t numerator,
+                            Tensor& ratio, Tensor& new_mask) {
+    const auto in = view<const int32_t>(counts);
+    const int64_t out_h = ratio.size(2), out_w = ratio.size(3);
+    bool* valid = static_cast<bool*>(new_mask.mutable_data_ptr());
+    const auto run = [&](auto* ratios) {
+      parallel_rows(in.n * out_h, in.w * window.kernel_h, [&](int64_t row) {
+        std::vector<int32_t> columns(in.w);
+        window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(),
+                         ratios + row * out_w, valid + row * out_w);
+      });
+    };
+    if (ratio.scalar_type() == ScalarType::Double) {
+      run(static_cast<double*>(ratio.mutable_data_ptr()));
+    } else {
+      run(static_cast<float*>(ratio.mutable_data_ptr()));
+    }
+  }
+
+  static void select(const Tensor& src, const Tensor& mask, const Ints& plane_channels, Tensor& dst) {
+    const auto m = view<const bool>(mask);
+    const auto run = [&](auto bits) {
+      using T = decltype(bits);
+      select_map<T>(view<const T>(src), m, plane_channels, view<T>(dst));
+    };
+    switch (src.element_size()) {
+      case 2:
+        return run(uint16_t());
+      case 4:
+        return run(uint32_t());
+      default:
+        return run(uint64_t());
+    }
+  }
+
+  static void scale_and_shift(Tensor& map, const Tensor& ratio, const std::optional<Tensor>& bias) {
+    dispatch_floating(map.scalar_type(), "partial_conv2d", [&](auto type) {
+      using T = decltype(type);
+      scale_and_shift_map<T>(view<T>(map), data<Accumulator<T>>(ratio), bias ? data<T>(*bias) : nullptr);
+    });
+  }
+
+  static void add_phases_scale_and_shift(Tensor& map, const Tensor& phases, const Tensor& ratio,
+                                         const std::optional<Tensor>& bias) {
+    dispatch_floating(map.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+      using T = decltype(type);
+      add_phases_map<T>(view<T>(map), view<const T>(phases), data<Accumulator<T>>(ratio),
+                        bias ? data<T>(*bias) : nullptr);
+    });
+  }
+
+  static void scale(const Tensor& grad, const Tensor& ratio, Tensor& scaled) {
+    dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
+      using T = decltype(type);
+      fill_map<T>(view<T>(scaled),
+                  ScaledGradient<T>{view<const T>(grad), data<Accumulator<T>>(ratio)});
+    });
+  }
+
+  static void split_phases(const Tensor& grad, Tensor& phases) {
+    dispatch_floating(grad.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+      using T = decltype(type);
+      fill_map<T>(view<T>(phases), PhaseGradient<T>{view<const T>(grad)});
+    });
+  }
+
+  static Tensor bias_gradient(const Tensor& grad, const Tensor& ratio) {
+    Tensor result = empty_on(grad, {grad.size(1)}, grad.scalar_type());
+    dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
+      using T = decltype(type);
+      bias_gradient_sum<T>(view<const T>(grad), data<Accumulator<T>>(ratio),
+                           static_cast<T*>(result.mutable_data_ptr()));
+    });
+    return result;
+  }
+
+  static void phase_weight(const Tensor& weight, Tensor& phases) {
+    dispatch_floating(weight.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+      using T = decltype(type);
+      phase_weight_sum<T>(view<const T>(weight), view<T>(phases));
+    });
+  }
+
+  static void fold_phase_weight(const Tensor& phases, Tensor& grad) {
+    dispatch_floating(grad.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+      using T = decltype(type);
+      fold_phase_gradient<T>(view<const T>(phases), view<T>(grad));
+    });
+  }
+
+ private:
+  template <typename T>
+  static const T* data(const Tensor& t) {
+    return static_cast<const T*>(t.const_data_ptr());
+  }
+};
+
+}  // namespace
+}  // namespace msa::partial_conv
+
+STABLE_TORCH_LIBRARY_IMPL(msa_ops, CPU, library) {
+  MSA_REGISTER_PARTIAL_CONV(library, msa::partial_conv::CpuKernels);
+}

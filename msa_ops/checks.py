@@ -1,0 +1,93 @@
+"""Argument checks shared by the operators. A refusal names operator, argument, what was wanted and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MASK_DTYPES = (torch.bool, torch.uint8, torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def fail(op: str, message: str) -> None:
+    raise ValueError(f"msa_ops::{op}: {message}")
+
+
+def shape(t: Tensor) -> str:
+    return "(" + ", ".join(str(int(s)) for s in t.shape) + ")"
+
+
+def check_tensor(op: str, name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        fail(op, f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_features(op: str, name: str, value: object) -> None:
+    """A floating, real, dense map (N, C, H, W)."""
+    check_tensor(op, name, value)
+    if value.dim() != 4:
+        fail(op, f"{name} must have 4 dimensions (N, C, H, W), got shape {shape(value)}")
+    if not value.dtype.is_floating_point:
+        fail(op, f"{name} must have a real floating-point dtype, got {value.dtype}")
+
+
+def check_like(op: str, name: str, value: Tensor, like_name: str, like: Tensor) -> None:
+    if value.device != like.device:
+        fail(op, f"{name} must be on the device of {like_name}, {like.device}, got {value.device}")
+    if value.dtype != like.dtype:
+        fail(op, f"{name} must have the dtype of {like_name}, {like.dtype}, got {value.dtype}")
+
+
+def check_bias(op: str, bias: Tensor | None, weight: Tensor) -> None:
+    if bias is None:
+        return
+    check_tensor(op, "bias", bias)
+    if bias.shape != weight.shape[:1]:
+        fail(op, f"bias must have shape ({weight.shape[0]},), got {shape(bias)}")
+    check_like(op, "bias", bias, "weight", weight)
+
+
+def check_mask(op: str, name: str, mask: object, like_name: str, like: Tensor, channels: Sequence[int]) -> None:
+    """A mask for `like` with any of the given channel counts."""
+    check_tensor(op, name, mask)
+    n, _, h, w = like.shape
+    letters = {1: "1", int(like.shape[1]): "C"}
+    if mask.dim() != 4 or mask.shape[1] not in channels or (mask.shape[0], *mask.shape[2:]) != (n, h, w):
+        forms = " or ".join(dict.fromkeys(f"(N, {letters.get(int(c), c)}, H, W)" for c in channels))
+        sizes = f"N={n}, " + (f"C={like.shape[1]}, " if len(set(channels)) > 1 else "") + f"H={h}, W={w}"
+        fail(op, f"{name} must have shape {forms} with {sizes}, got {shape(mask)}")
+    if mask.dtype not in MASK_DTYPES:
+        fail(op, f"{name} must be bool, uint8 or floating-point, got {mask.dtype}")
+    if mask.device != like.device:
+        fail(op, f"{name} must be on the device of {like_name}, {like.device}, got {mask.device}")
+
+
+def check_scale(op: str, scale: object) -> None:
+    if scale not in ("window", "sum"):
+        fail(op, f"scale must be 'window' or 'sum', got {scale!r}")
+
+
+def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
+    """An int or two of them, as conv2d takes, each at least `minimum`."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        fail(op, f"{name} must be an integer or two of them, got {value!r}")
+    if min(values) < minimum:
+        fail(op, f"{name} must be at least {minimum}, got {value!r}")
+    return values
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Casts to the autocast dtype of the device where autocast is on, as torch does for its own convolutions:
+    floating-point tensors except float64."""
+    device_type = next(t.device.type for t in tensors if isinstance(t, Tensor))
+    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device_type)
+
+    def cast(t: Tensor | None) -> Tensor | None:
+        eligible = isinstance(t, Tensor) and t.dtype.is_floating_point and t.dtype != torch.float64
+        return t.to(dtype) if eligible else t
+
+    return [cast(t) for t in tensors]

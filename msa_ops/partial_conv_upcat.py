@@ -1,0 +1,195 @@
+"""Partial convolution in its decoder form: of cat(nearest_up2(low), skip), with neither the upsampled map nor the
+concatenation built.
+
+A 3×3 convolution of a nearest-upsampled map reads every small pixel up to four times. Its four output phases (even or
+odd row, even or odd column) are 2×2 convolutions of the small map whose taps are sums of the 3×3 taps: 16 instead of 36
+multiplications per small pixel and channel pair. All four phases together are one 2×2 convolution with 4·C_out channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import backends, checks, native
+from .partial_conv import convolution_flops, fake_map, partial_conv2d, refuse_second_order, statistics_dtype
+from .reference import partial_conv as reference
+
+OP = "partial_conv2d_upcat"
+
+#: The phases save 20 multiply-adds per small pixel and pair of channels, and cost the 16 sums of the phases' weights,
+#: which is memory traffic and does not depend on the map's size. So they win from some number of small pixels on:
+#: measured in `python -m benchmarks.operators --suite upcat-rule` on 2 CPU cores.
+MIN_SMALL_PIXELS = 64
+
+
+def phases_win(low: Tensor) -> bool:
+    """Whether the four-phase form is used for this small map (N, C, h, w): N·h·w ≥ MIN_SMALL_PIXELS. Below, the maps
+    are so small that the concatenation is built."""
+    return low.shape[0] * low.shape[2] * low.shape[3] >= MIN_SMALL_PIXELS
+
+
+def partial_conv2d_upcat(
+    low: Tensor,
+    low_mask: Tensor,
+    skip: Tensor,
+    skip_mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale: str = "window",
+    low_is_masked: bool = False,
+    skip_is_masked: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """``partial_conv2d(cat(nearest_up2(low), skip), grouped mask, weight, bias, padding=1)`` without the concatenation.
+
+    Args:
+        low: (N, C1, h, w), the decoder's map before upsampling; dtypes and strides as for :func:`partial_conv2d`.
+        low_mask: (N, 1, h, w), 1 = valid, 0 = hole; bool, uint8 or floating-point.
+        skip: (N, C2, 2h, 2w), the encoder's map.
+        skip_mask: (N, 1, 2h, 2w).
+        weight: (C_out, C1 + C2, 3, 3); the channels of low come first.
+        bias: (C_out,) or None.
+        scale: ``"window"`` or ``"sum"``, as for :func:`partial_conv2d` with a mask of C1 + C2 channels.
+        low_is_masked, skip_is_masked: the caller knows that the map is already 0 under its holes.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        ``(output, new_mask)``: (N, C_out, 2h, 2w), and (N, 1, 2h, 2w) in the dtype of skip_mask.
+
+    Raises:
+        ValueError, RuntimeError: as :func:`partial_conv2d`.
+
+    Gradients, determinism and autocast as :func:`partial_conv2d`. The taps are summed in float32 and rounded to the
+    weight's dtype. Small maps (see :func:`phases_win`) go through the concatenation, which is then tiny. Extra memory:
+    one map of the output's size for the phases, and the products low ⊙ mask and skip ⊙ mask where they are needed.
+    """
+    for name, value in (("low", low), ("skip", skip), ("weight", weight)):
+        checks.check_features(OP, name, value)
+    low, skip, weight, bias = checks.autocast(low, skip, weight, bias)
+    checks.check_like(OP, "skip", skip, "low", low)
+    checks.check_like(OP, "weight", weight, "low", low)
+    checks.check_bias(OP, bias, weight)
+    checks.check_scale(OP, scale)
+    n, c1, h, w = low.shape
+    if skip.shape[0] != n or skip.shape[2] != 2 * h or skip.shape[3] != 2 * w:
+        checks.fail(
+            OP, f"skip must have shape (N, C, 2h, 2w) with N={n}, 2h={2 * h}, 2w={2 * w}, got {checks.shape(skip)}"
+        )
+    if tuple(weight.shape[1:]) != (c1 + skip.shape[1], 3, 3):
+        checks.fail(OP, f"weight must have shape (C_out, {c1 + skip.shape[1]}, 3, 3), got {checks.shape(weight)}")
+    checks.check_mask(OP, "low_mask", low_mask, "low", low, (1,))
+    checks.check_mask(OP, "skip_mask", skip_mask, "skip", skip, (1,))
+    low_valid = low_mask if low_mask.dtype == torch.bool else low_mask != 0
+    skip_valid = skip_mask if skip_mask.dtype == torch.bool else skip_mask != 0
+
+    chosen = backends.choose(OP, backend, low, skip, weight, bias)
+    if chosen == "reference":
+        output, new_mask = reference.partial_conv2d_upcat(
+            low, low_valid, skip, skip_valid, weight, bias, scale == "sum"
+        )
+    elif phases_win(low):
+        numerator = 1 if scale == "sum" else 9 * weight.shape[1]
+        output, new_mask, _ = torch.ops.msa_ops.partial_conv2d_upcat_forward(
+            low, low_valid, skip, skip_valid, weight, bias, numerator, low_is_masked, skip_is_masked
+        )
+    else:
+        masks = [(c1, _upsample(low_valid)), (skip.shape[1], skip_valid)]
+        image = torch.cat([_upsample(low), skip], dim=1)
+        both_masked = low_is_masked and skip_is_masked  # otherwise masking a masked part again changes nothing
+        output, new_mask = partial_conv2d(
+            image, masks, weight, bias, padding=1, scale=scale, input_is_masked=both_masked, backend=chosen
+        )
+    return output, new_mask.to(skip_mask.dtype)
+
+
+def _upsample(t: Tensor) -> Tensor:
+    return t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+# ---- the operators behind it ---------------------------------------------------------------------------------------
+
+
+def _phase_shape(low: Tensor, weight: Tensor) -> tuple[int, ...]:
+    return low.shape[0], 4 * weight.shape[0], low.shape[2] + 1, low.shape[3] + 1
+
+
+def _fake_forward(low, low_mask, skip, skip_mask, weight, bias, numerator, low_is_masked, skip_is_masked):
+    masked = skip if skip_is_masked else fake_map(skip, skip.shape)
+    output = torch.ops.aten.convolution(
+        masked, weight[:, low.shape[1] :], None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+    )
+    planes = (output.shape[0], 1, *output.shape[2:])
+    ratio = low.new_empty(planes, dtype=statistics_dtype(low.dtype))
+    return output, low.new_empty(planes, dtype=torch.bool), ratio
+
+
+def _fake_backward(
+    grad_output, low, low_mask, skip, skip_mask, weight, ratio, low_is_masked, skip_is_masked, needed
+):
+    def gradients(grad, x, x_is_masked, w, need_x):
+        masked = x if x_is_masked or not needed[2] else fake_map(x, x.shape)
+        return torch.ops.aten.convolution_backward(
+            grad, masked, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [need_x, needed[2], False]
+        )[0]
+
+    phase_weight = fake_map(low, (4 * weight.shape[0], low.shape[1], 2, 2))
+    grad_low = gradients(fake_map(low, _phase_shape(low, weight)), low, low_is_masked, phase_weight, needed[0])
+    skip_weight = weight[:, low.shape[1] :]
+    grad_skip = gradients(fake_map(skip, grad_output.shape), skip, skip_is_masked, skip_weight, needed[1])
+    grad_weight = fake_map(weight, weight.shape) if needed[2] else None
+    return grad_low, grad_skip, grad_weight, low.new_empty(weight.shape[0]) if needed[3] else None
+
+
+def _setup_context(ctx, inputs, output):
+    low, low_mask, skip, skip_mask, weight, _, _, low_is_masked, skip_is_masked = inputs
+    _, new_mask, ratio = output
+    ctx.save_for_backward(low, low_mask, skip, skip_mask, weight, ratio)
+    ctx.arguments = low_is_masked, skip_is_masked
+    ctx.mark_non_differentiable(new_mask, ratio)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_output, grad_new_mask, grad_ratio):
+    needed = [ctx.needs_input_grad[i] for i in (0, 2, 4, 5)]
+    if grad_output is None or not any(needed):
+        return (None,) * 9
+    grads = torch.ops.msa_ops.partial_conv2d_upcat_backward(grad_output, *ctx.saved_tensors, *ctx.arguments, needed)
+    grad_low, grad_skip, grad_weight, grad_bias = grads
+    return grad_low, None, grad_skip, None, grad_weight, grad_bias, None, None, None
+
+
+def _parts(low_shape, skip_shape, weight_shape) -> tuple[int, int]:
+    """FLOPs of the phase convolution and of the skip convolution."""
+    n, c1, h, w = low_shape
+    c2, c_out = skip_shape[1], weight_shape[0]
+    phases = convolution_flops((n, 4 * c_out, h + 1, w + 1), (4 * c_out, c1, 2, 2))
+    return phases, convolution_flops((n, c_out, *skip_shape[2:]), (c_out, c2, 3, 3))
+
+
+def _flops_forward(low_shape, low_mask_shape, skip_shape, skip_mask_shape, weight_shape, *args, **kwargs) -> int:
+    return sum(_parts(low_shape, skip_shape, weight_shape))
+
+
+def _flops_backward(
+    grad_shape, low_shape, low_mask_shape, skip_shape, skip_mask_shape, weight_shape, *args, **kwargs
+) -> int:
+    needed = args[-1]
+    phases, skip = _parts(low_shape, skip_shape, weight_shape)
+    return (needed[0] + needed[2]) * phases + (needed[1] + needed[2]) * skip
+
+
+def _register() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    torch.library.register_fake("msa_ops::partial_conv2d_upcat_forward", _fake_forward)
+    torch.library.register_fake("msa_ops::partial_conv2d_upcat_backward", _fake_backward)
+    torch.library.register_autograd("msa_ops::partial_conv2d_upcat_forward", _backward, setup_context=_setup_context)
+    refuse_second_order("partial_conv2d_upcat_backward")
+    register_flop_formula(torch.ops.msa_ops.partial_conv2d_upcat_forward)(_flops_forward)
+    register_flop_formula(torch.ops.msa_ops.partial_conv2d_upcat_backward)(_flops_backward)
+
+
+if native.MISSING["cpu"] is None:
+    _register()

@@ -1,0 +1,165 @@
+"""Build of the native code: two shared objects, compiled by ninja.
+
+`torch.utils.cpp_extension` refuses CUDA sources wherever the installed torch is a CPU build. Ours are written against
+torch's stable ABI and need only its headers, so one wheel built on a machine without a GPU serves both kinds of torch;
+this file therefore drives ninja itself.
+
+Environment: MSA_OPS_NO_CUDA=1 leaves the CUDA part out, MSA_OPS_FORCE_CUDA=1 fails where it cannot be built,
+TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") picks architectures, MAX_JOBS limits parallel compilers, CXX the C++ compiler.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+OLDEST_TORCH = "2.11"  # the stable ABI target: binaries run on this torch and every later one
+DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
+GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
+
+CPP_SOURCES = ["csrc/library.cpp", "csrc/partial_conv/cpu.cpp"]
+CUDA_SOURCES = ["csrc/partial_conv/cuda.cu"]
+
+
+def parallel_jobs() -> int:
+    if os.environ.get("MAX_JOBS"):
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return max(1, min(cores, int(memory / GIB_PER_JOB)))
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME")
+    for candidate in ([f"{home}/bin/nvcc"] if home else []) + ["nvcc", "/usr/local/cuda/bin/nvcc"]:
+        if found := shutil.which(candidate):
+            return found
+    return None
+
+
+def choose_nvcc() -> tuple[str | None, str]:
+    """The CUDA compiler to use, and the reason in words."""
+    nvcc = find_nvcc()
+    if os.environ.get("MSA_OPS_FORCE_CUDA") == "1":
+        if nvcc is None:
+            sys.exit("MSA_OPS_FORCE_CUDA=1, but no nvcc was found; set CUDA_HOME or PATH")
+        return nvcc, "MSA_OPS_FORCE_CUDA=1"
+    if os.environ.get("MSA_OPS_NO_CUDA") == "1":
+        return None, "MSA_OPS_NO_CUDA=1"
+    return nvcc, "nvcc found" if nvcc else "no nvcc found"
+
+
+def arch_list() -> str:
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if chosen:
+        return chosen.replace(" ", ";")
+    import torch
+
+    if torch.cuda.is_available():
+        return ";".join(sorted({"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}))
+    return DEFAULT_ARCH_LIST
+
+
+def arch_flags(archs: str) -> list[str]:
+    flags = []
+    for entry in filter(None, archs.split(";")):
+        match = re.fullmatch(r"(\d+)\.(\d+)([af]?)(\+PTX)?", entry)
+        if not match:
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: {entry!r} is not of the form 8.0, 9.0a or 9.0+PTX")
+        number = match[1] + match[2] + match[3]
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if match[4]:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def first_line(command: list[str], pattern: str) -> str:
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return next(line.strip() for line in text.splitlines() if re.search(pattern, line))
+
+
+class NinjaBuild(build_ext):
+    """Builds every extension of the list below in one ninja run."""
+
+    def build_extensions(self):
+        import pybind11
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+
+        cxx = os.environ.get("CXX", "c++")
+        nvcc, reason = choose_nvcc()
+        archs = arch_list() if nvcc else ""
+        target = "0x{:02x}{:02x}000000000000".format(*map(int, OLDEST_TORCH.split(".")))
+        common = [f"-DTORCH_TARGET_VERSION={target}", "-DTORCH_STABLE_ONLY", "-std=c++20"]
+        common += [f"-isystem {path}" for path in include_paths()]
+        facts = {
+            "MSA_COMPILER": first_line([cxx, "--version"], "."),
+            "MSA_TORCH_HEADERS": torch.__version__,
+            "MSA_OLDEST_TORCH": OLDEST_TORCH,
+            "MSA_CUDA_COMPILER": first_line([nvcc, "--version"], "release") if nvcc else "none",
+            "MSA_CUDA_ARCH_LIST": archs,
+        }
+        includes = [f"-isystem {self._python_include()}", f"-isystem {pybind11.get_include()}"]
+        defines = [f"'-D{name}=\"{value}\"'" for name, value in facts.items()]
+        cxx_flags = [*common, *includes, *defines, "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]
+        link = [f"-L{path} -Wl,-rpath,{path}" for path in library_paths()] if self.inplace else [f"-L{path}" for path in library_paths()]
+        libraries = "-Wl,--no-as-needed -ltorch_cpu -ltorch -lc10"
+
+        extensions = [e for e in self.extensions if nvcc or e.name != "msa_ops._cuda"]
+        rules = [
+            f"cxx = {cxx}",
+            f"cxx_flags = {' '.join(cxx_flags)}",
+            f"link_flags = -shared {' '.join(link)} {libraries}",
+            "rule compile\n  command = $cxx -MD -MF $out.d $cxx_flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+            "rule link\n  command = $cxx $in $link_flags -o $out",
+        ]
+        if nvcc:
+            nvcc_flags = [*common, "-DUSE_CUDA", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden", *arch_flags(archs)]
+            rules += [
+                f"nvcc = {nvcc}",
+                f"nvcc_flags = {' '.join(nvcc_flags)}",
+                "rule compile_cuda\n  command = $nvcc -MD -MF $out.d $nvcc_flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+                # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
+                f"rule link_cuda\n  command = $nvcc -shared -cudart=static $in {' '.join(p.split(' ')[0] for p in link)} "
+                "-Xlinker=--no-as-needed -ltorch_cpu -ltorch -lc10 -o $out",
+            ]
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        for extension in extensions:
+            suffix = "_cuda" if extension.name == "msa_ops._cuda" else ""
+            objects = []
+            for source in extension.sources:
+                objects.append(str(build / (source.replace("/", ".") + ".o")))
+                rules.append(f"build {objects[-1]}: compile{suffix} {(ROOT / source).resolve()}")
+            output = Path(self.get_ext_fullpath(extension.name)).resolve()
+            output.parent.mkdir(parents=True, exist_ok=True)
+            rules.append(f"build {output}: link{suffix} {' '.join(objects)}")
+        (build / "build.ninja").write_text("\n".join(rules) + "\n")
+
+        jobs = parallel_jobs()
+        where = f"CUDA for {archs}" if nvcc else "no CUDA"
+        print(f"msa_ops: building with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs", flush=True)
+        subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), "-j", str(jobs)], check=True)
+        self.extensions = extensions
+
+    def get_ext_filename(self, name):
+        # Plain library, no Python API: no interpreter tag.
+        return str(Path(*name.split("."))) + ".so" if name == "msa_ops._cuda" else super().get_ext_filename(name)
+
+    @staticmethod
+    def _python_include() -> str:
+        import sysconfig
+
+        return sysconfig.get_paths()["include"]
+
+
+setup(
+    ext_modules=[Extension("msa_ops._C", CPP_SOURCES), Extension("msa_ops._cuda", CUDA_SOURCES)],
+    cmdclass={"build_ext": NinjaBuild},
+)
