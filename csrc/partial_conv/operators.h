@@ -68,7 +68,7 @@ struct PartialConv {
       Kernels::count_valid(mask, plane_channels, counts);
       Kernels::window_ratios(counts, window, numerator, ratio, new_mask);
     }
-    const Tensor masked = input_is_masked ? input : select(input, mask, plane_channels);
+    const Tensor masked = select(input, mask, plane_channels, input_is_masked);
     Tensor output = convolution(masked, weight, stride, padding, dilation, groups);
     if (output.numel() > 0) Kernels::scale_and_shift(output, ratio, bias);
     return {output, new_mask, ratio};
@@ -89,21 +89,26 @@ struct PartialConv {
     Tensor grad_input, grad_weight;
     if (needed[0] || needed[1]) {
       const Tensor scaled = scale(grad_output, ratio, input);
-      const Tensor masked =
-          input_is_masked || !needed[1] ? input : select(input, mask, plane_channels);
+      const Tensor masked = needed[1] ? select(input, mask, plane_channels, input_is_masked) : input;
       std::tie(grad_input, grad_weight) = convolution_backward(
           scaled, masked, weight, stride, padding, dilation, groups, needed[0], needed[1]);
-      if (needed[0] && !input_is_masked && input.numel() > 0)
-        Kernels::select(grad_input, mask, plane_channels, grad_input);
+      if (needed[0]) select_in_place(grad_input, mask, plane_channels, input_is_masked);
     }
     return {grad_input, grad_weight, needed[2] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
   }
 
-  // x ⊙ m: the one product of the input's size that the operator makes.
-  static Tensor select(const Tensor& input, const Tensor& mask, const Ints& plane_channels) {
+  // x ⊙ m: the one product of the input's size that the operator makes, and only where it changes something.
+  static Tensor select(const Tensor& input, const Tensor& mask, const Ints& plane_channels,
+                       bool is_masked) {
+    if (is_masked || Kernels::known_all_valid(mask)) return input;
     Tensor masked = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
     if (input.numel() > 0) Kernels::select(input, mask, plane_channels, masked);
     return masked;
+  }
+
+  static void select_in_place(Tensor& grad, const Tensor& mask, const Ints& plane_channels,
+                              bool is_masked) {
+    if (!is_masked && grad.numel() > 0) Kernels::select(grad, mask, plane_channels, grad);
   }
 
   // dL/d(convolution) = grad_output · ratio, in the layout of the forward's maps.
@@ -169,8 +174,8 @@ struct PartialConvUpcat {
       Kernels::count_valid_upcat(low_mask, low.size(1), skip_mask, skip.size(1), counts);
       Kernels::window_ratios(counts, {3, 3, 1, 1, 1, 1, 1, 1}, numerator, ratio, new_mask);
     }
-    const Tensor masked_low = low_is_masked ? low : Base::select(low, low_mask, {low.size(1)});
-    const Tensor masked_skip = skip_is_masked ? skip : Base::select(skip, skip_mask, {skip.size(1)});
+    const Tensor masked_low = Base::select(low, low_mask, {low.size(1)}, low_is_masked);
+    const Tensor masked_skip = Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked);
     const Tensor phases = convolution(masked_low, phase_weight(weight, low), one, one, one, 1);
     Tensor output = convolution(masked_skip, skip_weight(weight, low), one, one, one, 1);
     if (output.numel() > 0) Kernels::add_phases_scale_and_shift(output, phases, ratio, bias);
@@ -196,20 +201,18 @@ struct PartialConvUpcat {
           empty_map(low, low.size(0), 4 * weight.size(0), low.size(2) + 1, low.size(3) + 1);
       if (grad_phases.numel() > 0) Kernels::split_phases(scaled, grad_phases);
       const Tensor masked =
-          low_is_masked || !needed[2] ? low : Base::select(low, low_mask, {low.size(1)});
+          needed[2] ? Base::select(low, low_mask, {low.size(1)}, low_is_masked) : low;
       std::tie(grad_low, grad_phase_weight) =
           convolution_backward(grad_phases, masked, phase_weight(weight, low), one, one, one, 1,
                                needed[0], needed[2]);
-      if (needed[0] && !low_is_masked && low.numel() > 0)
-        Kernels::select(grad_low, low_mask, {low.size(1)}, grad_low);
+      if (needed[0]) Base::select_in_place(grad_low, low_mask, {low.size(1)}, low_is_masked);
     }
     if (needed[1] || needed[2]) {
       const Tensor masked =
-          skip_is_masked || !needed[2] ? skip : Base::select(skip, skip_mask, {skip.size(1)});
+          needed[2] ? Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked) : skip;
       std::tie(grad_skip, grad_skip_weight) = convolution_backward(
           scaled, masked, skip_weight(weight, low), one, one, one, 1, needed[1], needed[2]);
-      if (needed[1] && !skip_is_masked && skip.numel() > 0)
-        Kernels::select(grad_skip, skip_mask, {skip.size(1)}, grad_skip);
+      if (needed[1]) Base::select_in_place(grad_skip, skip_mask, {skip.size(1)}, skip_is_masked);
     }
     if (needed[2]) {
       grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
