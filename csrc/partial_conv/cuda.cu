@@ -36,16 +36,17 @@ struct Extent {
   int64_t n, c, h, w;
 };
 
-// Calls work.template run<V>(n, c, y, x) once for every pack of V elements that starts there.
-template <int V, Fastest kFastest, typename Index, typename Work>
-__global__ void __launch_bounds__(kThreads) walk_kernel(Extent extent, Work work) {
-  const Index channels = static_cast<Index>(kFastest == Fastest::kChannel ? extent.c / V : extent.c);
-  const Index columns = static_cast<Index>(kFastest == Fastest::kColumn ? extent.w / V : extent.w);
-  const Index rows = static_cast<Index>(extent.h);
-  const Index total = static_cast<Index>(extent.n) * channels * rows * columns;
-  const Index step = static_cast<Index>(gridDim.x) * kThreads;
-  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < total; i += step) {
-    Index rest = i, c, y, x;
+// Calls work.template run<V>(n, c, y, x) once for every pack of V elements that starts there. Indices within one launch
+// are 32-bit (see launch_walk); addresses are 64-bit.
+template <int V, Fastest kFastest, typename Work>
+__global__ void __launch_bounds__(kThreads) walk_kernel(Extent extent, int64_t first_n, int64_t first_y, Work work) {
+  const uint32_t channels = static_cast<uint32_t>(kFastest == Fastest::kChannel ? extent.c / V : extent.c);
+  const uint32_t columns = static_cast<uint32_t>(kFastest == Fastest::kColumn ? extent.w / V : extent.w);
+  const uint32_t rows = static_cast<uint32_t>(extent.h);
+  const uint32_t total = static_cast<uint32_t>(extent.n) * channels * rows * columns;
+  const uint32_t step = gridDim.x * kThreads;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < total; i += step) {
+    uint32_t rest = i, c, y, x;
     if constexpr (kFastest == Fastest::kChannel) {
       c = rest % channels * V, rest /= channels;
       x = rest % columns, rest /= columns;
@@ -55,21 +56,27 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(Extent extent, Work work
       y = rest % rows, rest /= rows;
       c = rest % channels, rest /= channels;
     }
-    work.template run<V>(rest, c, y, x);
+    work.template run<V>(first_n + rest, c, first_y + y, x);
   }
 }
 
+// One launch for almost every map; a map of more than 2^30 packs is cut into samples, and those into bands of rows.
 template <int V, Fastest kFastest, typename Work>
 void launch_walk(const Extent& extent, const Work& work, cudaStream_t stream) {
-  const int64_t total = extent.n * extent.c * extent.h * extent.w / V;
-  if (total == 0) return;
-  // 32-bit index arithmetic where it cannot overflow, the grid-stride step included.
-  if (total + kMaxBlocks * kThreads < INT32_MAX) {
-    walk_kernel<V, kFastest, uint32_t><<<blocks_for(total), kThreads, 0, stream>>>(extent, work);
-  } else {
-    walk_kernel<V, kFastest, int64_t><<<blocks_for(total), kThreads, 0, stream>>>(extent, work);
-  }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  constexpr int64_t kMaxPacks = int64_t{1} << 30;
+  const int64_t packs_per_row = extent.c * extent.w / V;
+  const int64_t packs = extent.n * extent.h * packs_per_row;
+  if (packs == 0) return;
+  const bool whole = packs <= kMaxPacks;
+  const int64_t samples = whole ? extent.n : 1;
+  const int64_t rows = whole ? extent.h : std::max<int64_t>(1, std::min(extent.h, kMaxPacks / packs_per_row));
+  for (int64_t n = 0; n < extent.n; n += samples)
+    for (int64_t y = 0; y < extent.h; y += rows) {
+      const Extent band{samples, extent.c, std::min(rows, extent.h - y), extent.w};
+      const unsigned blocks = blocks_for(samples * band.h * packs_per_row);
+      walk_kernel<V, kFastest><<<blocks, kThreads, 0, stream>>>(band, n, y, work);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
 }
 
 // V is 16 bytes' worth where `packed` says that all of the work's maps allow it.
@@ -302,23 +309,23 @@ struct SplitPhases {
 // sums a slice of the pixels for 32 channels.
 constexpr int kSumLanes = 32, kSumRows = 8;
 
-template <typename T>
+template <typename T, typename Index>
 __global__ void __launch_bounds__(kSumLanes* kSumRows)
-    bias_partial_kernel(View<const T> grad, const Accumulator<T>* ratio, int64_t pixels_per_slice, bool by_channel,
+    bias_partial_kernel(View<const T> grad, const Accumulator<T>* ratio, Index pixels_per_slice, bool by_channel,
                         Accumulator<T>* partial) {
   using R = Accumulator<T>;
   __shared__ R sums[kSumRows][kSumLanes];
-  const int64_t pixels = grad.n * grad.h * grad.w;
-  const int64_t begin = blockIdx.y * pixels_per_slice, end = min(pixels, begin + pixels_per_slice);
+  const Index h = static_cast<Index>(grad.h), w = static_cast<Index>(grad.w);
+  const Index pixels = static_cast<Index>(grad.n) * h * w;
+  const Index begin = blockIdx.y * pixels_per_slice, end = min(pixels, begin + pixels_per_slice);
   // channels_last: lanes are channels. Else a block is one channel and all its threads are pixels.
   const int64_t c = by_channel ? static_cast<int64_t>(blockIdx.x) * kSumLanes + threadIdx.x : blockIdx.x;
-  const int64_t first = by_channel ? threadIdx.y : threadIdx.y * kSumLanes + threadIdx.x;
-  const int64_t step = by_channel ? kSumRows : kSumRows * kSumLanes;
+  const Index first = by_channel ? threadIdx.y : threadIdx.y * kSumLanes + threadIdx.x;
+  const Index step = by_channel ? kSumRows : kSumRows * kSumLanes;
   R sum = R(0);
   if (c < grad.c)
-    for (int64_t i = begin + first; i < end; i += step)
-      if (ratio[i] > R(0))
-        sum += static_cast<R>(*address(grad, i / (grad.h * grad.w), c, i / grad.w % grad.h, i % grad.w));
+    for (Index i = begin + first; i < end; i += step)
+      if (ratio[i] > R(0)) sum += static_cast<R>(*address(grad, i / (h * w), c, i / w % h, i % w));
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0) return;
@@ -517,9 +524,12 @@ struct CudaKernels {
       Tensor partial = empty_on(grad, {slices, channels}, accumulator_dtype(grad.scalar_type()));
       auto* sums = static_cast<Accumulator<T>*>(partial.mutable_data_ptr());
       const cudaStream_t stream = current_stream(grad);
-      bias_partial_kernel<T><<<dim3(groups, slices), dim3(kSumLanes, kSumRows), 0, stream>>>(
-          g, data<Accumulator<T>>(ratio), per_slice, by_channel, sums);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
+      const auto launch = [&](auto slice) {
+        bias_partial_kernel<T><<<dim3(groups, slices), dim3(kSumLanes, kSumRows), 0, stream>>>(
+            g, data<Accumulator<T>>(ratio), slice, by_channel, sums);
+        STD_CUDA_KERNEL_LAUNCH_CHECK();
+      };
+      pixels < INT32_MAX ? launch(static_cast<uint32_t>(per_slice)) : launch(per_slice);
       bias_final_kernel<T><<<channels, kSumLanes, 0, stream>>>(sums, slices, channels,
                                                                 static_cast<T*>(result.mutable_data_ptr()));
       STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -1,0 +1,284 @@
+"""The generator of Tables 1 and 2: a U-Net of partial convolutions with attention stages in the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msa_ops import partial_conv2d, partial_conv2d_upcat
+
+from .attention_block import AttentionBlock
+
+FORMAT = "msa_model.Generator"
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+    """What it takes to build a :class:`Generator`; saved beside its weights.
+
+    Args:
+        base_width: channels of Encode_1; the paper's 64. Deeper layers have 2, 4 and at most 8 times as many.
+        depth: encoder layers; 8 in the paper. Images are padded (as hole) to a multiple of 2^depth.
+        variant: ``"paper"`` or ``"released"`` attention.
+        attention_levels: decoder layers followed by an attention stage; (4, 3) in the paper.
+        scale, radius, renormalize: λ, k and the renormalisation of the attention.
+        mask_reduction: how the image's mask becomes a stage's: ``"nearest"``, or ``"all_valid"`` (a cell is background
+            only if all its pixels are).
+        se_ratio: hidden width of the fusion block's squeeze-and-excitation, relative to its input.
+        backend: backend of the operators, for comparisons; ``"auto"`` everywhere else.
+    """
+
+    base_width: int = 64
+    depth: int = 8
+    variant: str = "paper"
+    attention_levels: tuple[int, ...] = (4, 3)
+    scale: float = 10.0
+    radius: int = 1
+    renormalize: bool = False
+    mask_reduction: str = "nearest"
+    se_ratio: float = 1.0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, wanted: str) -> None:
+            raise ValueError(f"msa_model.Generator: {name} must be {wanted}, got {getattr(self, name)!r}")
+
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        if self.base_width < 1:
+            refuse("base_width", "positive")
+        if not 2 <= self.depth <= 12:
+            refuse("depth", "between 2 and 12")
+        if self.variant not in ("paper", "released"):
+            refuse("variant", "'paper' or 'released'")
+        if self.mask_reduction not in ("nearest", "all_valid"):
+            refuse("mask_reduction", "'nearest' or 'all_valid'")
+        if not all(2 <= level <= self.depth for level in self.attention_levels):
+            refuse("attention_levels", f"decoder levels between 2 and depth={self.depth}")
+
+    def encoder_width(self, level: int) -> int:
+        """Output channels of Encode_level; level 0 is the image."""
+        return 3 if level == 0 else self.base_width * min(8, 2 ** (level - 1))
+
+    def decoder_width(self, level: int) -> int:
+        """Output channels of Decode_level."""
+        return self.encoder_width(level - 1)
+
+
+class EncoderLayer(nn.Module):
+    """Encode_i: partial convolution with stride 2, batch norm but in the first, ReLU."""
+
+    def __init__(self, config: GeneratorConfig, level: int) -> None:
+        super().__init__()
+        kernel = {1: 7, 2: 5, 3: 5}.get(level, 3)
+        in_width, width = config.encoder_width(level - 1), config.encoder_width(level)
+        self.conv = nn.Conv2d(in_width, width, kernel, stride=2, padding=kernel // 2)
+        self.norm = nn.BatchNorm2d(width) if level > 1 else nn.Identity()
+        # The image comes masked, and the first layer has no norm: it writes zeros into its holes, which ReLU keeps. So
+        # the next layer finds its input masked already.
+        self.input_is_masked = level <= 2
+        self.backend = config.backend
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N,C,H,W), mask (N,1,H,W) bool; returns the features and mask at half the size."""
+        x, mask = partial_conv2d(
+            x,
+            mask,
+            self.conv.weight,
+            self.conv.bias,
+            stride=2,
+            padding=self.conv.padding,
+            input_is_masked=self.input_is_masked,
+            backend=self.backend,
+        )
+        return F.relu(self.norm(x), inplace=True), mask
+
+
+class DecoderLayer(nn.Module):
+    """Decode_i: nearest ×2, concatenation with the encoder's features, partial convolution; then batch norm and
+    LeakyReLU(0.2) in all but the last."""
+
+    def __init__(self, config: GeneratorConfig, level: int) -> None:
+        super().__init__()
+        width = config.decoder_width(level)
+        low_width = config.encoder_width(level) if level == config.depth else config.decoder_width(level + 1)
+        self.conv = nn.Conv2d(low_width + config.encoder_width(level - 1), width, kernel_size=3, padding=1)
+        self.is_last = level == 1
+        self.norm = nn.Identity() if self.is_last else nn.BatchNorm2d(width)
+        self.skip_is_masked = level <= 2  # the masked image, and Encode_1's features: see EncoderLayer
+        self.backend = config.backend
+
+    def forward(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """low (N,C1,h,w), skip (N,C2,2h,2w) and their bool masks; returns features and mask at (2h,2w)."""
+        x, mask = partial_conv2d_upcat(
+            low,
+            low_mask,
+            skip,
+            skip_mask,
+            self.conv.weight,
+            self.conv.bias,
+            skip_is_masked=self.skip_is_masked,
+            backend=self.backend,
+        )
+        return (x if self.is_last else F.leaky_relu(self.norm(x), 0.2, inplace=True)), mask
+
+
+class Generator(nn.Module):
+    """The inpainting network of the paper; arguments are those of :class:`GeneratorConfig`.
+
+    The default is Tables 1 and 2 to the letter: 33.69 M parameters.
+    """
+
+    def __init__(
+        self,
+        base_width: int = 64,
+        depth: int = 8,
+        variant: str = "paper",
+        attention_levels: tuple[int, ...] = (4, 3),
+        scale: float = 10.0,
+        radius: int = 1,
+        renormalize: bool = False,
+        mask_reduction: str = "nearest",
+        se_ratio: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = config = GeneratorConfig(
+            base_width,
+            depth,
+            variant,
+            attention_levels,
+            scale,
+            radius,
+            renormalize,
+            mask_reduction,
+            se_ratio,
+            backend,
+        )
+        self.encoder = nn.ModuleList(EncoderLayer(config, level) for level in range(1, depth + 1))
+        self.decoder = nn.ModuleDict({str(level): DecoderLayer(config, level) for level in range(depth, 0, -1)})
+        self.attention = nn.ModuleDict(
+            {
+                str(level): AttentionBlock(
+                    config.decoder_width(level),
+                    se_ratio,
+                    scale=scale,
+                    radius=radius,
+                    renormalize=renormalize,
+                    variant=variant,
+                )
+                for level in sorted(config.attention_levels, reverse=True)
+            }
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Predicts the whole image; holes of ``image`` are ignored.
+
+        Args:
+            image: (N, 3, H, W), values in [0, 1]; any H, W ≥ 1.
+            mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
+
+        Returns:
+            The prediction (N, 3, H, W), not clamped. In training mode, batch norm over a bottleneck of a single value per
+            channel (one image no larger than 2^depth) is a ValueError.
+        """
+        self._check(image, mask)
+        height, width = image.shape[2:]
+        block = 2**self.config.depth
+        # Padding is hole, which partial convolution does not see.
+        margins = (0, -width % block, 0, -height % block)
+        valid = F.pad(mask != 0, margins)
+        masked = torch.where(valid, F.pad(image, margins), 0.0)
+        if self.training and image.shape[0] * (masked.shape[2] // block) * (masked.shape[3] // block) == 1:
+            raise ValueError(
+                "msa_model.Generator: batch norm cannot be trained on a single value per channel, which is what one "
+                f"{height}x{width} image leaves at the bottleneck (1/{block} of its size): use a batch of at least 2, "
+                "larger images or a smaller depth"
+            )
+
+        features, masks = [masked], [valid]
+        for layer in self.encoder:
+            x, m = layer(features[-1], masks[-1])
+            features.append(x)
+            masks.append(m)
+        x, m = features.pop(), masks.pop()
+        for level, layer in self.decoder.items():
+            x, m = layer(x, m, features.pop(), masks.pop())
+            if level in self.attention:
+                x = self.attention[level](x, self._stage_mask(valid, 2 ** (int(level) - 1)))
+        return x[:, :, :height, :width]
+
+    def _stage_mask(self, valid: Tensor, factor: int) -> Tensor:
+        """The image's mask at 1/factor of its size."""
+        if self.config.mask_reduction == "nearest":
+            return valid[:, :, ::factor, ::factor]
+        n, _, h, w = valid.shape
+        return valid.reshape(n, 1, h // factor, factor, w // factor, factor).all(5).all(3)
+
+    @staticmethod
+    def _check(image: Tensor, mask: Tensor) -> None:
+        if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 1:
+            raise ValueError(f"msa_model.Generator: image must have shape (N, 3, H, W), got {tuple(image.shape)}")
+        if mask.shape != (image.shape[0], 1, *image.shape[2:]):
+            raise ValueError(
+                f"msa_model.Generator: mask must have shape {(image.shape[0], 1, *image.shape[2:])}, "
+                f"got {tuple(mask.shape)}"
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes weights and configuration to a safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(self.config))}
+        tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides) -> Generator:
+        """Builds the generator that :meth:`save` wrote, in evaluation mode.
+
+        Args:
+            path: the safetensors file.
+            device: where the weights go.
+            overrides: configuration entries to change, for example ``backend="reference"``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a generator's file, or weights that do not fit its configuration.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"msa_model.Generator: no weights at {path}")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"msa_model.Generator: {path} is not a readable safetensors file ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"msa_model.Generator: {path} was not written by Generator.save")
+        generator = cls(**(json.loads(metadata["config"]) | overrides)).to(device)
+        try:
+            generator.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"msa_model.Generator: {path} does not fit its configuration: {error}") from error
+        return generator.eval()
