@@ -306,26 +306,27 @@ struct SplitPhases {
 };
 
 // db = Σ grad over valid positions, in two steps without atomics, so that the sum is the same on every run. Each block
-// sums a slice of the pixels for 32 channels.
+// sums a slice of the rows: for 32 channels at once in channels_last, for one channel otherwise.
 constexpr int kSumLanes = 32, kSumRows = 8;
 
-template <typename T, typename Index>
+template <typename T>
 __global__ void __launch_bounds__(kSumLanes* kSumRows)
-    bias_partial_kernel(View<const T> grad, const Accumulator<T>* ratio, Index pixels_per_slice, bool by_channel,
+    bias_partial_kernel(View<const T> grad, const Accumulator<T>* ratio, int64_t rows_per_slice, bool by_channel,
                         Accumulator<T>* partial) {
   using R = Accumulator<T>;
   __shared__ R sums[kSumRows][kSumLanes];
-  const Index h = static_cast<Index>(grad.h), w = static_cast<Index>(grad.w);
-  const Index pixels = static_cast<Index>(grad.n) * h * w;
-  const Index begin = blockIdx.y * pixels_per_slice, end = min(pixels, begin + pixels_per_slice);
-  // channels_last: lanes are channels. Else a block is one channel and all its threads are pixels.
+  const int64_t rows = grad.n * grad.h, begin = blockIdx.y * rows_per_slice, end = min(rows, begin + rows_per_slice);
+  // channels_last: lanes are channels, the block's rows are columns of the map. Else: lanes are columns, rows are rows.
   const int64_t c = by_channel ? static_cast<int64_t>(blockIdx.x) * kSumLanes + threadIdx.x : blockIdx.x;
-  const Index first = by_channel ? threadIdx.y : threadIdx.y * kSumLanes + threadIdx.x;
-  const Index step = by_channel ? kSumRows : kSumRows * kSumLanes;
+  const int first_row = by_channel ? 0 : threadIdx.y, row_step = by_channel ? 1 : kSumRows;
+  const int first_x = by_channel ? threadIdx.y : threadIdx.x, x_step = by_channel ? kSumRows : kSumLanes;
   R sum = R(0);
   if (c < grad.c)
-    for (Index i = begin + first; i < end; i += step)
-      if (ratio[i] > R(0)) sum += static_cast<R>(*address(grad, i / (h * w), c, i / w % h, i % w));
+    for (int64_t row = begin + first_row; row < end; row += row_step) {
+      const T* pixels = address(grad, row / grad.h, c, row % grad.h, 0);
+      for (int64_t x = first_x; x < grad.w; x += x_step)
+        if (ratio[row * grad.w + x] > R(0)) sum += static_cast<R>(pixels[x * grad.sw]);
+    }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0) return;
@@ -510,7 +511,7 @@ struct CudaKernels {
 
   static Tensor bias_gradient(const Tensor& grad, const Tensor& ratio) {
     Tensor result = empty_on(grad, {grad.size(1)}, grad.scalar_type());
-    const int64_t channels = grad.size(1), pixels = ratio.numel();
+    const int64_t channels = grad.size(1), rows = grad.size(0) * grad.size(2);
     dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
       using T = decltype(type);
       const auto g = view<const T>(grad);
@@ -518,18 +519,14 @@ struct CudaKernels {
       // Enough slices to fill the chip, each with enough pixels to be worth a block. The number depends on the shape
       // alone, so the sum's order does too.
       const int64_t groups = by_channel ? (channels + kSumLanes - 1) / kSumLanes : channels;
-      const int64_t wanted = std::max<int64_t>(1, 1024 / groups);
-      const int64_t slices = std::max<int64_t>(1, std::min(wanted, pixels / 256));
-      const int64_t per_slice = (pixels + slices - 1) / slices;
+      const int64_t worth = std::min(rows, rows * g.w / kThreads);
+      const int64_t slices = std::max<int64_t>(1, std::min<int64_t>(1024 / groups, worth));
       Tensor partial = empty_on(grad, {slices, channels}, accumulator_dtype(grad.scalar_type()));
       auto* sums = static_cast<Accumulator<T>*>(partial.mutable_data_ptr());
       const cudaStream_t stream = current_stream(grad);
-      const auto launch = [&](auto slice) {
-        bias_partial_kernel<T><<<dim3(groups, slices), dim3(kSumLanes, kSumRows), 0, stream>>>(
-            g, data<Accumulator<T>>(ratio), slice, by_channel, sums);
-        STD_CUDA_KERNEL_LAUNCH_CHECK();
-      };
-      pixels < INT32_MAX ? launch(static_cast<uint32_t>(per_slice)) : launch(per_slice);
+      bias_partial_kernel<T><<<dim3(groups, slices), dim3(kSumLanes, kSumRows), 0, stream>>>(
+          g, data<Accumulator<T>>(ratio), (rows + slices - 1) / slices, by_channel, sums);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
       bias_final_kernel<T><<<channels, kSumLanes, 0, stream>>>(sums, slices, channels,
                                                                 static_cast<T*>(result.mutable_data_ptr()));
       STD_CUDA_KERNEL_LAUNCH_CHECK();
