@@ -10,9 +10,11 @@ TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") picks architectures, MAX_JOBS limits parall
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -25,6 +27,7 @@ GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
 CPP_SOURCES = ["csrc/library.cpp", "csrc/partial_conv/cpu.cpp"]
 CUDA_SOURCES = ["csrc/partial_conv/cuda.cu"]
+CUDA_EXTENSION = "msa_ops._cuda"
 
 
 def parallel_jobs() -> int:
@@ -62,7 +65,8 @@ def arch_list() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return ";".join(sorted({"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}))
+        found = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
     return DEFAULT_ARCH_LIST
 
 
@@ -77,6 +81,28 @@ def arch_flags(archs: str) -> list[str]:
         if match[4]:
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags
+
+
+def quote(text: str) -> str:
+    """A word of a shell command in a ninja file."""
+    return shlex.quote(text).replace("$", "$$")
+
+
+def join(words: list[str]) -> str:
+    return " ".join(map(quote, words))
+
+
+def path(p: Path) -> str:
+    """A path in a ninja build line."""
+    return str(p).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+def system_includes(folders: list[str]) -> list[str]:
+    return [word for folder in folders for word in ("-isystem", folder)]
+
+
+def rule(name: str, command: str, depfile: bool = False) -> list[str]:
+    return [f"rule {name}", f"  command = {command}", *(["  depfile = $out.d", "  deps = gcc"] if depfile else [])]
 
 
 def first_line(command: list[str], pattern: str) -> str:
@@ -96,8 +122,6 @@ class NinjaBuild(build_ext):
         nvcc, reason = choose_nvcc()
         archs = arch_list() if nvcc else ""
         target = "0x{:02x}{:02x}000000000000".format(*map(int, OLDEST_TORCH.split(".")))
-        common = [f"-DTORCH_TARGET_VERSION={target}", "-DTORCH_STABLE_ONLY", "-std=c++20"]
-        common += [f"-isystem {path}" for path in include_paths()]
         facts = {
             "MSA_COMPILER": first_line([cxx, "--version"], "."),
             "MSA_TORCH_HEADERS": torch.__version__,
@@ -105,61 +129,56 @@ class NinjaBuild(build_ext):
             "MSA_CUDA_COMPILER": first_line([nvcc, "--version"], "release") if nvcc else "none",
             "MSA_CUDA_ARCH_LIST": archs,
         }
-        includes = [f"-isystem {self._python_include()}", f"-isystem {pybind11.get_include()}"]
-        defines = [f"'-D{name}=\"{value}\"'" for name, value in facts.items()]
-        cxx_flags = [*common, *includes, *defines, "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-g0"]
-        link = [f"-L{path} -Wl,-rpath,{path}" for path in library_paths()] if self.inplace else [f"-L{path}" for path in library_paths()]
-        libraries = "-Wl,--no-as-needed -ltorch_cpu -ltorch -lc10"
-
-        extensions = [e for e in self.extensions if nvcc or e.name != "msa_ops._cuda"]
-        rules = [
-            f"cxx = {cxx}",
-            f"cxx_flags = {' '.join(cxx_flags)}",
-            f"link_flags = -shared {' '.join(link)} {libraries}",
-            "rule compile\n  command = $cxx -MD -MF $out.d $cxx_flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-            "rule link\n  command = $cxx $in $link_flags -o $out",
+        common = [f"-DTORCH_TARGET_VERSION={target}", "-DTORCH_STABLE_ONLY", "-std=c++20", "-O3"]
+        common += system_includes(include_paths())
+        cxx_flags = [*common, *system_includes([sysconfig.get_paths()["include"], pybind11.get_include()])]
+        cxx_flags += [f'-D{name}="{value}"' for name, value in facts.items()]
+        cxx_flags += ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+        nvcc_flags = [*common, "-DUSE_CUDA", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+        # libtorch_cuda is reached through libtorch, so that the same link line serves every torch.
+        libraries = [*(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+        lines = [
+            "ninja_required_version = 1.8",
+            f"cxx_flags = {join(cxx_flags)}",
+            f"nvcc_flags = {join(nvcc_flags + arch_flags(archs))}",
+            f"libraries = {join(libraries)}",
+            *rule("compile", f"{quote(cxx)} -MD -MF $out.d $cxx_flags -c $in -o $out", depfile=True),
+            *rule("link", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
+            *rule("compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d $nvcc_flags -c $in -o $out", depfile=True),
+            # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
+            *rule(
+                "link_cuda",
+                f"{quote(nvcc or '')} -shared -cudart=static $in -Xlinker=--no-as-needed $libraries -o $out",
+            ),
         ]
-        if nvcc:
-            nvcc_flags = [*common, "-DUSE_CUDA", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden", *arch_flags(archs)]
-            rules += [
-                f"nvcc = {nvcc}",
-                f"nvcc_flags = {' '.join(nvcc_flags)}",
-                "rule compile_cuda\n  command = $nvcc -MD -MF $out.d $nvcc_flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-                # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
-                f"rule link_cuda\n  command = $nvcc -shared -cudart=static $in {' '.join(p.split(' ')[0] for p in link)} "
-                "-Xlinker=--no-as-needed -ltorch_cpu -ltorch -lc10 -o $out",
-            ]
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        for extension in extensions:
-            suffix = "_cuda" if extension.name == "msa_ops._cuda" else ""
+        self.extensions = [e for e in self.extensions if nvcc or e.name != CUDA_EXTENSION]
+        for extension in self.extensions:
+            suffix = "_cuda" if extension.name == CUDA_EXTENSION else ""
             objects = []
             for source in extension.sources:
-                objects.append(str(build / (source.replace("/", ".") + ".o")))
-                rules.append(f"build {objects[-1]}: compile{suffix} {(ROOT / source).resolve()}")
+                objects.append(path(build / (source.replace("/", ".") + ".o")))
+                lines.append(f"build {objects[-1]}: compile{suffix} {path((ROOT / source).resolve())}")
             output = Path(self.get_ext_fullpath(extension.name)).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
-            rules.append(f"build {output}: link{suffix} {' '.join(objects)}")
-        (build / "build.ninja").write_text("\n".join(rules) + "\n")
+            lines.append(f"build {path(output)}: link{suffix} {' '.join(objects)}")
+        (build / "build.ninja").write_text("\n".join(lines) + "\n")
 
         jobs = parallel_jobs()
         where = f"CUDA for {archs}" if nvcc else "no CUDA"
         print(f"msa_ops: building with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs", flush=True)
-        subprocess.run([sys.executable, "-m", "ninja", "-C", str(build), "-j", str(jobs)], check=True)
-        self.extensions = extensions
+        command = [sys.executable, "-m", "ninja", "-C", str(build), "-j", str(jobs)]
+        if subprocess.run(command).returncode:
+            sys.exit("msa_ops: the build failed; the compiler's message is above")
 
     def get_ext_filename(self, name):
-        # Plain library, no Python API: no interpreter tag.
-        return str(Path(*name.split("."))) + ".so" if name == "msa_ops._cuda" else super().get_ext_filename(name)
-
-    @staticmethod
-    def _python_include() -> str:
-        import sysconfig
-
-        return sysconfig.get_paths()["include"]
+        # Plain library, no Python API: no interpreter tag. The name comes with or without its package.
+        is_cuda = name.split(".")[-1] == CUDA_EXTENSION.split(".")[-1]
+        return str(Path(*name.split("."))) + ".so" if is_cuda else super().get_ext_filename(name)
 
 
 setup(
-    ext_modules=[Extension("msa_ops._C", CPP_SOURCES), Extension("msa_ops._cuda", CUDA_SOURCES)],
+    ext_modules=[Extension("msa_ops._C", CPP_SOURCES), Extension(CUDA_EXTENSION, CUDA_SOURCES)],
     cmdclass={"build_ext": NinjaBuild},
 )

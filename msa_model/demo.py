@@ -92,7 +92,7 @@ def mean_colour_fill(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of the full-width network's forward on fused and on reference operators, one image, interleaved."""
+    """Median seconds of the full-width network's forward on one image, fused and reference operators taking turns."""
     times: dict[str, list[float]] = {"auto": [], "reference": []}
     torch.manual_seed(0)
     networks = {}

@@ -189,8 +189,11 @@ class Generator(nn.Module):
             mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
 
         Returns:
-            The prediction (N, 3, H, W), not clamped. In training mode, batch norm over a bottleneck of a single value per
-            channel (one image no larger than 2^depth) is a ValueError.
+            The prediction (N, 3, H, W), not clamped.
+
+        Raises:
+            ValueError: shapes that do not fit; in training mode also a batch whose bottleneck holds a single value per
+                channel (one image no larger than 2^depth), which batch norm cannot use.
         """
         self._check(image, mask)
         height, width = image.shape[2:]

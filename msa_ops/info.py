@@ -22,7 +22,8 @@ def facts() -> dict[str, str]:
         build = _C.build_facts()
         rows["built with"] = f"{build['compiler']}; torch {build['torch_headers']} headers"
         rows["runs on"] = f"torch {build['oldest_torch']} and later"
-        rows["CUDA build"] = f"{build['cuda_compiler']}, arch {build['cuda_arch_list']}" if build["cuda_arch_list"] else "none"
+        archs = build["cuda_arch_list"]
+        rows["CUDA build"] = f"{build['cuda_compiler']}, arch {archs}" if archs else "none"
         rows["processor"] = f"{_C.instruction_set()}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()

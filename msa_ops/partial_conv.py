@@ -51,7 +51,7 @@ def partial_conv2d(
             that is a concatenation: a list of ``(channels, (N, 1, H, W))`` pairs whose channels add up to C.
         weight: (C_out, C/groups, kH, kW), the dtype of input.
         bias: (C_out,) or None.
-        stride, padding, dilation, groups: as in :func:`torch.nn.functional.conv2d`, ``"same"`` and ``"valid"`` included.
+        stride, padding, dilation, groups: as in :func:`torch.nn.functional.conv2d`, with ``"same"`` and ``"valid"``.
         scale: ``"window"`` as above; ``"sum"`` divides by s(p) alone (checkpoints of a common community layer need it).
         input_is_masked: the caller knows that input is already 0 under every hole; the product input ⊙ mask is then
             skipped, and so is its counterpart in the gradient: the result is that of conv(input)·E/s.
@@ -155,7 +155,7 @@ def _one_per_channel(planes: Tensor, plane_channels: list[int]) -> Tensor:
 def _pad_by_name(
     name: str, input: Tensor, planes: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """padding="valid" or "same"; an even kernel's "same" needs one more row or column at the end, which is copied in."""
+    """padding="valid" or "same"; an even kernel's "same" needs one more row or column at the end, made by a copy."""
     if name == "valid":
         return input, planes, (0, 0)
     if name != "same":
@@ -191,8 +191,10 @@ def _fake_forward(
     masked = input if input_is_masked else fake_map(input, input.shape)
     output = torch.ops.aten.convolution(masked, weight, None, stride, padding, dilation, False, [0, 0], groups)
     planes = (output.shape[0], 1, *output.shape[2:])
-    return output, input.new_empty(planes, dtype=torch.bool), input.new_empty(
-        planes, dtype=statistics_dtype(input.dtype)
+    return (
+        output,
+        input.new_empty(planes, dtype=torch.bool),
+        input.new_empty(planes, dtype=statistics_dtype(input.dtype)),
     )
 
 

@@ -2,8 +2,8 @@
 concatenation built.
 
 A 3×3 convolution of a nearest-upsampled map reads every small pixel up to four times. Its four output phases (even or
-odd row, even or odd column) are 2×2 convolutions of the small map whose taps are sums of the 3×3 taps: 16 instead of 36
-multiplications per small pixel and channel pair. All four phases together are one 2×2 convolution with 4·C_out channels.
+odd row, even or odd column) are 2×2 convolutions of the small map whose taps are sums of the 3×3 taps: 16 instead of
+36 multiplications per small pixel and channel pair. All four together are one 2×2 convolution with 4·C_out channels.
 """
 
 from __future__ import annotations
@@ -125,9 +125,7 @@ def _fake_forward(low, low_mask, skip, skip_mask, weight, bias, numerator, low_i
     return output, low.new_empty(planes, dtype=torch.bool), ratio
 
 
-def _fake_backward(
-    grad_output, low, low_mask, skip, skip_mask, weight, ratio, low_is_masked, skip_is_masked, needed
-):
+def _fake_backward(grad_output, low, low_mask, skip, skip_mask, weight, ratio, low_is_masked, skip_is_masked, needed):
     def gradients(grad, x, x_is_masked, w, need_x):
         masked = x if x_is_masked or not needed[2] else fake_map(x, x.shape)
         return torch.ops.aten.convolution_backward(

@@ -40,8 +40,8 @@ def hole_attention(
         scale: λ, the softmax scale; finite.
         radius: k, the propagation radius; 0 switches Eq. 8 off.
         renormalize: divide by Σ_q s'(p,q), so that the weights of every hole pixel add up to 1.
-        variant: ``"paper"`` as above, or ``"released"``, the closed form of the authors' code: softmax over all pixels q
-            of ⟨Σ_δ φ(p+δ), k(q)⟩ with keys and values k = (mask·φ + 1e-7)/‖·‖; scale, renormalize and eps unused.
+        variant: ``"paper"`` as above, or ``"released"``, the closed form of the authors' code: softmax over all q of
+            ⟨Σ_δ φ(p+δ), k(q)⟩ with keys and values k = (mask·φ + 1e-7)/‖·‖; scale, renormalize and eps unused.
         eps: norms below it count as eps; features of zero norm are legal.
         backend: ``"auto"`` or ``"reference"``: only the plain PyTorch version exists so far.
 

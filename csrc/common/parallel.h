@@ -15,8 +15,7 @@ constexpr int64_t kElementsPerThread = 16384;
 // results then do not depend on the number of threads.
 template <typename F>
 void parallel_rows(int64_t rows, int64_t elements_per_row, const F& f) {
-  const int64_t grain =
-      std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, elements_per_row));
+  const int64_t grain = std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, elements_per_row));
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) f(row);
   });

@@ -62,17 +62,15 @@ View<T> view(const Tensor& t) {
   }
   const auto size = t.sizes();
   const auto stride = t.strides();
-  return {data,      size[0],   size[1],   size[2],  size[3],
-          stride[0], stride[1], stride[2], stride[3]};
+  return {data, size[0], size[1], size[2], size[3], stride[0], stride[1], stride[2], stride[3]};
 }
 
 // An uninitialised map (N, C, H, W) in the layout of `like`: channels_last where its channel is the fastest dimension.
 inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
   using torch::headeronly::MemoryFormat;
   const bool channels_last = like.stride(1) == 1 && like.size(1) > 1;
-  return torch::stable::empty(
-      Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return torch::stable::empty(Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 // An uninitialised contiguous tensor on the device of `like`.
@@ -81,23 +79,21 @@ inline Tensor empty_on(const Tensor& like, const Ints& shape, ScalarType dtype) 
 }
 
 // The library's convolution (cuDNN, oneDNN), through ATen: TF32, determinism and benchmark switches keep their meaning.
-inline Tensor convolution(const Tensor& input, const Tensor& weight, const Ints& stride,
-                          const Ints& padding, const Ints& dilation, int64_t groups) {
+inline Tensor convolution(const Tensor& input, const Tensor& weight, const Ints& stride, const Ints& padding,
+                          const Ints& dilation, int64_t groups) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 9> stack{
-      from(input),    from(weight),  from(std::optional<Tensor>()), from(stride), from(padding),
-      from(dilation), from(false),   from(Ints{0, 0}),              from(groups)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  std::array<StableIValue, 9> stack{from(input),  from(weight),     from(std::optional<Tensor>()),
+                                    from(stride), from(padding),    from(dilation),
+                                    from(false),  from(Ints{0, 0}), from(groups)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // Gradients of `convolution` for input and weight; a gradient that is not asked for comes back undefined.
-inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output,
-                                                      const Tensor& input, const Tensor& weight,
-                                                      const Ints& stride, const Ints& padding,
-                                                      const Ints& dilation, int64_t groups,
-                                                      bool need_input, bool need_weight) {
+inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output, const Tensor& input,
+                                                      const Tensor& weight, const Ints& stride, const Ints& padding,
+                                                      const Ints& dilation, int64_t groups, bool need_input,
+                                                      bool need_weight) {
   if (!need_input && !need_weight) return {Tensor(), Tensor()};
   using torch::stable::detail::from;
   using torch::stable::detail::to;
@@ -113,8 +109,7 @@ inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output,
                                      from(Ints{0, 0}),
                                      from(groups),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(needed, 3))};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   Tensor grad_input = to<Tensor>(stack[0]);
   Tensor grad_weight = to<Tensor>(stack[1]);
   to<Tensor>(stack[2]);  // takes ownership of the bias gradient's handle, which is undefined
@@ -134,8 +129,7 @@ void dispatch_floating(ScalarType dtype, const char* where, const F& f) {
     case ScalarType::BFloat16:
       return f(BFloat16());
     default:
-      STD_TORCH_CHECK(false, "msa_ops::", where,
-                      ": input must be float64, float32, float16 or bfloat16");
+      STD_TORCH_CHECK(false, "msa_ops::", where, ": input must be float64, float32, float16 or bfloat16");
   }
 }
 

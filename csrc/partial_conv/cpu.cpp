@@ -14,17 +14,15 @@ bool channel_fastest(const View<T>& map) {
   return map.sc == 1;
 }
 
-// ---- masks -------------------------------------------------------------------------------------------------------
+// ---- masks --------------------
 
 // counts(p) = Σ_g channels_g · mask_g(p): valid entries of all channels at one pixel.
-void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, int64_t y,
-               int32_t* counts) {
+void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, int64_t y, int32_t* counts) {
   const bool* row = mask.data + n * mask.sn + y * mask.sh;
   if (mask.c > 1 && channel_fastest(mask)) {
     for (int64_t x = 0; x < mask.w; ++x) {
       int32_t sum = 0;
-      for (int64_t g = 0; g < mask.c; ++g)
-        sum += static_cast<int32_t>(channels[g]) * row[x * mask.sw + g];
+      for (int64_t g = 0; g < mask.c; ++g) sum += static_cast<int32_t>(channels[g]) * row[x * mask.sw + g];
       counts[x] = sum;
     }
     return;
@@ -40,8 +38,8 @@ void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, in
 // s(p) of Eq. 4 for one output row: a box filter, vertical sums first. `columns` holds the sums of the padded row; its
 // margins stay zero.
 template <typename R>
-void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_t numerator, int64_t n,
-                      int64_t out_y, int64_t out_w, int32_t* columns, R* ratio, bool* new_mask) {
+void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_t numerator, int64_t n, int64_t out_y,
+                      int64_t out_w, int32_t* columns, R* ratio, bool* new_mask) {
   int32_t* __restrict inside = columns + k.padding_w;
   for (int64_t ky = 0; ky < k.kernel_h; ++ky) {
     const int64_t y = out_y * k.stride_h - k.padding_h + ky * k.dilation_h;
@@ -61,8 +59,7 @@ void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_
 // dst = mask ? src : 0. T stands for the element's bits: zero is all zero bits in every dtype. In place (dst == src)
 // valid elements are not touched.
 template <typename T>
-void select_map(const View<const T>& src, const View<const bool>& mask, const Ints& channels,
-                const View<T>& dst) {
+void select_map(const View<const T>& src, const View<const bool>& mask, const Ints& channels, const View<T>& dst) {
   const bool in_place = src.data == dst.data;
   const bool elementwise = mask.c == src.c && src.c > 1;
   if (channel_fastest(dst)) {
@@ -98,12 +95,11 @@ void select_map(const View<const T>& src, const View<const bool>& mask, const In
     const T* from = src.data + n * src.sn + c * src.sc + y * src.sh;
     T* to = dst.data + n * dst.sn + c * dst.sc + y * dst.sh;
     const bool* valid = mask.data + n * mask.sn + plane_of[c] * mask.sc + y * mask.sh;
-    for (int64_t x = 0; x < dst.w; ++x)
-      to[x * dst.sw] = valid[x * mask.sw] ? from[x * src.sw] : T(0);
+    for (int64_t x = 0; x < dst.w; ++x) to[x * dst.sw] = valid[x * mask.sw] ? from[x * src.sw] : T(0);
   });
 }
 
-// ---- epilogue (Eq. 2) and its gradient ---------------------------------------------------------------------------
+// ---- epilogue (Eq. 2) and its gradient --------------------
 
 template <typename T>
 void scale_and_shift_map(const View<T>& map, const Accumulator<T>* ratio, const T* bias) {
@@ -132,20 +128,18 @@ void scale_and_shift_map(const View<T>& map, const Accumulator<T>* ratio, const 
     const R* r = ratio + (n * map.h + y) * map.w;
     const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
     for (int64_t x = 0; x < map.w; ++x)
-      pixels[x * map.sw] =
-          static_cast<T>(renormalise<R>(static_cast<R>(pixels[x * map.sw]), r[x], shift));
+      pixels[x * map.sw] = static_cast<T>(renormalise<R>(static_cast<R>(pixels[x * map.sw]), r[x], shift));
   });
 }
 
 // map(2i+a, 2j+b) += phases(block 2a+b, i+a, j+b), then Eq. 2; see params.h.
 template <typename T>
-void add_phases_map(const View<T>& map, const View<const T>& phases, const Accumulator<T>* ratio,
-                    const T* bias) {
+void add_phases_map(const View<T>& map, const View<const T>& phases, const Accumulator<T>* ratio, const T* bias) {
   using R = Accumulator<T>;
   const auto phase_at = [&](int64_t n, int64_t y, int64_t x) {
     const int64_t a = y & 1, b = x & 1;
-    return phases.data + n * phases.sn + (2 * a + b) * map.c * phases.sc +
-           (y / 2 + a) * phases.sh + (x / 2 + b) * phases.sw;
+    return phases.data + n * phases.sn + (2 * a + b) * map.c * phases.sc + (y / 2 + a) * phases.sh +
+           (x / 2 + b) * phases.sw;
   };
   if (channel_fastest(map) && channel_fastest(phases)) {
     const std::vector<T> no_bias(bias == nullptr ? map.c : 0, T(0));
@@ -161,8 +155,8 @@ void add_phases_map(const View<T>& map, const View<const T>& phases, const Accum
           continue;
         }
         for (int64_t c = 0; c < map.c; ++c)
-          pixel[c] = static_cast<T>((static_cast<R>(pixel[c]) + static_cast<R>(phase[c])) * r +
-                                    static_cast<R>(shift[c]));
+          pixel[c] =
+              static_cast<T>((static_cast<R>(pixel[c]) + static_cast<R>(phase[c])) * r + static_cast<R>(shift[c]));
       }
     });
     return;
@@ -173,8 +167,7 @@ void add_phases_map(const View<T>& map, const View<const T>& phases, const Accum
     const R* r = ratio + (n * map.h + y) * map.w;
     const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
     for (int64_t x = 0; x < map.w; ++x) {
-      const R sum = static_cast<R>(pixels[x * map.sw]) +
-                    static_cast<R>(phase_at(n, y, x)[c * phases.sc]);
+      const R sum = static_cast<R>(pixels[x * map.sw]) + static_cast<R>(phase_at(n, y, x)[c * phases.sc]);
       pixels[x * map.sw] = static_cast<T>(renormalise<R>(sum, r[x], shift));
     }
   });
@@ -269,8 +262,7 @@ void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T
     } else {
       for (int64_t c = 0; c < grad.c; ++c) {
         R total = R(0);
-        for (int64_t x = 0; x < grad.w; ++x)
-          total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
+        for (int64_t x = 0; x < grad.w; ++x) total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
         sum[c] = total;
       }
     }
@@ -281,7 +273,7 @@ void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T
   for (int64_t c = 0; c < grad.c; ++c) result[c] = static_cast<T>(static_cast<R>(totals[c]));
 }
 
-// ---- decoder weights ---------------------------------------------------------------------------------------------
+// ---- decoder weights --------------------
 
 // phases[block 2a+b][u][v] = Σ of the 3x3 taps that fall on row u and column v of the small map.
 template <typename T>
@@ -297,8 +289,7 @@ void phase_weight_sum(const View<const T>& weight, const View<T>& phases) {
             for (int64_t kx = 0; kx < 3; ++kx)
               if (phase_tap(block / 2, ky) == u && phase_tap(block % 2, kx) == v)
                 taps[count++] = weight.data + o * weight.sn + ky * weight.sh + kx * weight.sw;
-          T* __restrict out =
-              phases.data + (block * weight.n + o) * phases.sn + u * phases.sh + v * phases.sw;
+          T* __restrict out = phases.data + (block * weight.n + o) * phases.sn + u * phases.sh + v * phases.sw;
           const auto sum_taps = [&](auto known_count) {
             for (int64_t i = 0; i < weight.c; ++i) {
               R sum = R(0);
@@ -322,8 +313,8 @@ void fold_phase_gradient(const View<const T>& phases, const View<T>& grad) {
       for (int64_t kx = 0; kx < 3; ++kx) {
         const T* taps[4];
         for (int64_t block = 0; block < 4; ++block)
-          taps[block] = phases.data + (block * grad.n + o) * phases.sn +
-                        phase_tap(block / 2, ky) * phases.sh + phase_tap(block % 2, kx) * phases.sw;
+          taps[block] = phases.data + (block * grad.n + o) * phases.sn + phase_tap(block / 2, ky) * phases.sh +
+                        phase_tap(block % 2, kx) * phases.sw;
         T* __restrict out = grad.data + o * grad.sn + ky * grad.sh + kx * grad.sw;
         for (int64_t i = 0; i < grad.c; ++i) {
           const int64_t at = i * phases.sc;
@@ -334,7 +325,7 @@ void fold_phase_gradient(const View<const T>& phases, const View<T>& grad) {
   });
 }
 
-// ---- the interface that operators.h calls ------------------------------------------------------------------------
+// ---- the interface that operators.h calls --------------------
 
 struct CpuKernels {
   struct Guard {
@@ -344,9 +335,8 @@ struct CpuKernels {
   static void count_valid(const Tensor& mask, const Ints& plane_channels, Tensor& counts) {
     const auto m = view<const bool>(mask);
     int32_t* out = static_cast<int32_t*>(counts.mutable_data_ptr());
-    parallel_rows(m.n * m.h, m.w * m.c, [&](int64_t row) {
-      count_row(m, plane_channels, row / m.h, row % m.h, out + row * m.w);
-    });
+    parallel_rows(m.n * m.h, m.w * m.c,
+                  [&](int64_t row) { count_row(m, plane_channels, row / m.h, row % m.h, out + row * m.w); });
   }
 
   static void count_valid_upcat(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
@@ -361,21 +351,20 @@ struct CpuKernels {
       const bool* from_low = low.data + n * low.sn + y / 2 * low.sh;
       const bool* from_skip = skip.data + n * skip.sn + y * skip.sh;
       for (int64_t x = 0; x < skip.w; ++x)
-        out[row * skip.w + x] =
-            low_weight * from_low[x / 2 * low.sw] + skip_weight * from_skip[x * skip.sw];
+        out[row * skip.w + x] = low_weight * from_low[x / 2 * low.sw] + skip_weight * from_skip[x * skip.sw];
     });
   }
 
-  static void window_ratios(const Tensor& counts, const Window& window, int64_t numerator,
-                            Tensor& ratio, Tensor& new_mask) {
+  static void window_ratios(const Tensor& counts, const Window& window, int64_t numerator, Tensor& ratio,
+                            Tensor& new_mask) {
     const auto in = view<const int32_t>(counts);
     const int64_t out_h = ratio.size(2), out_w = ratio.size(3);
     bool* valid = static_cast<bool*>(new_mask.mutable_data_ptr());
     const auto run = [&](auto* ratios) {
       parallel_rows(in.n * out_h, in.w * window.kernel_h, [&](int64_t row) {
         std::vector<int32_t> columns(in.w + 2 * window.padding_w, 0);
-        window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(),
-                         ratios + row * out_w, valid + row * out_w);
+        window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(), ratios + row * out_w,
+                         valid + row * out_w);
       });
     };
     if (ratio.scalar_type() == ScalarType::Double) {
@@ -434,8 +423,7 @@ struct CpuKernels {
   static void scale(const Tensor& grad, const Tensor& ratio, Tensor& scaled) {
     dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
       using T = decltype(type);
-      fill_map<T>(view<T>(scaled),
-                  ScaledGradient<T>{view<const T>(grad), data<Accumulator<T>>(ratio)});
+      fill_map<T>(view<T>(scaled), ScaledGradient<T>{view<const T>(grad), data<Accumulator<T>>(ratio)});
     });
   }
 
@@ -480,6 +468,4 @@ struct CpuKernels {
 }  // namespace
 }  // namespace msa::partial_conv
 
-STABLE_TORCH_LIBRARY_IMPL(msa_ops, CPU, library) {
-  MSA_REGISTER_PARTIAL_CONV(library, msa::partial_conv::CpuKernels);
-}
+STABLE_TORCH_LIBRARY_IMPL(msa_ops, CPU, library) { MSA_REGISTER_PARTIAL_CONV(library, msa::partial_conv::CpuKernels); }

@@ -1,106 +1,14 @@
-// CUDA kernels of the partial convolution. All are bound by memory traffic, so what matters is that neighbouring
-// threads touch neighbouring elements: every map is walked along its fastest dimension (the channel in channels_last,
-// else the column), 16 bytes per thread where strides and alignment allow, one element at a time elsewhere.
+// CUDA kernels of the partial convolution. All are bound by memory traffic, so every map is walked along its fastest
+// dimension, 16 bytes per thread where that is possible (common/walk.h).
 #include <type_traits>
 
-#include "../common/cuda.h"
+#include "../common/walk.h"
 #include "operators.h"
 
 namespace msa::partial_conv {
 namespace {
 
-// ---- walking a map -----------------------------------------------------------------------------------------------
-
-enum class Fastest { kChannel, kColumn };
-
-template <typename T>
-Fastest fastest_of(const View<T>& map) {
-  return map.sc == 1 && map.c > 1 ? Fastest::kChannel : Fastest::kColumn;
-}
-
-// Whether V neighbours along the fastest dimension can be read at once anywhere in the map.
-template <typename T>
-bool packs(const View<T>& map, Fastest fastest, int64_t v) {
-  const bool by_channel = fastest == Fastest::kChannel;
-  const int64_t unit = by_channel ? map.sc : map.sw, other = by_channel ? map.sw : map.sc;
-  return unit == 1 && (by_channel ? map.c : map.w) % v == 0 && map.sn % v == 0 && map.sh % v == 0 &&
-         other % v == 0 && reinterpret_cast<uintptr_t>(map.data) % (v * sizeof(T)) == 0;
-}
-
-template <typename T>
-__host__ __device__ __forceinline__ T* address(const View<T>& map, int64_t n, int64_t c, int64_t y, int64_t x) {
-  return map.data + n * map.sn + c * map.sc + y * map.sh + x * map.sw;
-}
-
-struct Extent {
-  int64_t n, c, h, w;
-};
-
-// Calls work.template run<V>(n, c, y, x) once for every pack of V elements that starts there. Indices within one launch
-// are 32-bit (see launch_walk); addresses are 64-bit.
-template <int V, Fastest kFastest, typename Work>
-__global__ void __launch_bounds__(kThreads) walk_kernel(Extent extent, int64_t first_n, int64_t first_y, Work work) {
-  const uint32_t channels = static_cast<uint32_t>(kFastest == Fastest::kChannel ? extent.c / V : extent.c);
-  const uint32_t columns = static_cast<uint32_t>(kFastest == Fastest::kColumn ? extent.w / V : extent.w);
-  const uint32_t rows = static_cast<uint32_t>(extent.h);
-  const uint32_t total = static_cast<uint32_t>(extent.n) * channels * rows * columns;
-  const uint32_t step = gridDim.x * kThreads;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < total; i += step) {
-    uint32_t rest = i, c, y, x;
-    if constexpr (kFastest == Fastest::kChannel) {
-      c = rest % channels * V, rest /= channels;
-      x = rest % columns, rest /= columns;
-      y = rest % rows, rest /= rows;
-    } else {
-      x = rest % columns * V, rest /= columns;
-      y = rest % rows, rest /= rows;
-      c = rest % channels, rest /= channels;
-    }
-    work.template run<V>(first_n + rest, c, first_y + y, x);
-  }
-}
-
-// One launch for almost every map; a map of more than 2^30 packs is cut into samples, and those into bands of rows.
-template <int V, Fastest kFastest, typename Work>
-void launch_walk(const Extent& extent, const Work& work, cudaStream_t stream) {
-  constexpr int64_t kMaxPacks = int64_t{1} << 30;
-  const int64_t packs_per_row = extent.c * extent.w / V;
-  const int64_t packs = extent.n * extent.h * packs_per_row;
-  if (packs == 0) return;
-  const bool whole = packs <= kMaxPacks;
-  const int64_t samples = whole ? extent.n : 1;
-  const int64_t rows = whole ? extent.h : std::max<int64_t>(1, std::min(extent.h, kMaxPacks / packs_per_row));
-  for (int64_t n = 0; n < extent.n; n += samples)
-    for (int64_t y = 0; y < extent.h; y += rows) {
-      const Extent band{samples, extent.c, std::min(rows, extent.h - y), extent.w};
-      const unsigned blocks = blocks_for(samples * band.h * packs_per_row);
-      walk_kernel<V, kFastest><<<blocks, kThreads, 0, stream>>>(band, n, y, work);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
-    }
-}
-
-// V is 16 bytes' worth where `packed` says that all of the work's maps allow it.
-template <typename T, typename Work>
-void walk(const Extent& extent, Fastest fastest, bool packed, const Work& work, cudaStream_t stream) {
-  constexpr int kWide = 16 / sizeof(T);
-  if (fastest == Fastest::kChannel) {
-    packed ? launch_walk<kWide, Fastest::kChannel>(extent, work, stream)
-           : launch_walk<1, Fastest::kChannel>(extent, work, stream);
-  } else {
-    packed ? launch_walk<kWide, Fastest::kColumn>(extent, work, stream)
-           : launch_walk<1, Fastest::kColumn>(extent, work, stream);
-  }
-}
-
-template <typename T>
-Extent extent_of(const View<T>& map) {
-  return {map.n, map.c, map.h, map.w};
-}
-
-template <typename T>
-constexpr int64_t kPack = 16 / sizeof(T);
-
-// ---- masks -------------------------------------------------------------------------------------------------------
+// ---- masks --------------------
 
 // Channels covered by each plane of a mask. Plane and per-channel masks need no table, and grouped masks few entries.
 constexpr int kMaxGroups = 16;
@@ -154,16 +62,15 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < pixels;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
     const int64_t n = i / (skip.h * skip.w), y = i / skip.w % skip.h, x = i % skip.w;
-    counts[i] = (*address(low, n, 0, y / 2, x / 2) ? low_channels : 0) +
-                (*address(skip, n, 0, y, x) ? skip_channels : 0);
+    counts[i] =
+        (*address(low, n, 0, y / 2, x / 2) ? low_channels : 0) + (*address(skip, n, 0, y, x) ? skip_channels : 0);
   }
 }
 
 // s(p) of Eq. 4, a box filter over one plane. The plane is small enough to stay in cache, so taps are read directly.
 template <typename R>
-__global__ void __launch_bounds__(kThreads)
-    window_kernel(View<const int32_t> counts, Window k, int64_t numerator, int64_t out_h, int64_t out_w, R* ratio,
-                  bool* new_mask) {
+__global__ void __launch_bounds__(kThreads) window_kernel(View<const int32_t> counts, Window k, int64_t numerator,
+                                                          int64_t out_h, int64_t out_w, R* ratio, bool* new_mask) {
   const int64_t pixels = counts.n * out_h * out_w;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < pixels;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -207,7 +114,7 @@ struct Select {
   }
 };
 
-// ---- epilogue (Eq. 2) and its gradient ---------------------------------------------------------------------------
+// ---- epilogue (Eq. 2) and its gradient --------------------
 
 // The ratio at element i of a pack that starts at (n, y, x).
 template <typename R>
@@ -234,8 +141,7 @@ struct ScaleAndShift {
     Pack<T, V> pack = load_pack<T, V>(at);
     for (int i = 0; i < V; ++i) {
       const R shift = bias != nullptr ? static_cast<R>(bias[ratio.by_channel ? c + i : c]) : R(0);
-      pack.at[i] =
-          static_cast<T>(renormalise<R>(static_cast<R>(pack.at[i]), ratio.at(n, y, x, i), shift));
+      pack.at[i] = static_cast<T>(renormalise<R>(static_cast<R>(pack.at[i]), ratio.at(n, y, x, i), shift));
     }
     store_pack<T, V>(at, pack);
   }
@@ -256,8 +162,7 @@ struct AddPhases {
     T* at = address(map, n, c, y, x);
     const int64_t a = y & 1, b = x & 1;
     Pack<T, V> pack = load_pack<T, V>(at);
-    const Pack<T, V> phase =
-        load_pack<T, V>(address(phases, n, (2 * a + b) * map.c + c, y / 2 + a, x / 2 + b));
+    const Pack<T, V> phase = load_pack<T, V>(address(phases, n, (2 * a + b) * map.c + c, y / 2 + a, x / 2 + b));
     const R r = ratio.at(n, y, x, 0);
     for (int i = 0; i < V; ++i) {
       const R shift = bias != nullptr ? static_cast<R>(bias[c + i]) : R(0);
@@ -280,8 +185,7 @@ struct Scale {
   __device__ __forceinline__ void run(int64_t n, int64_t c, int64_t y, int64_t x) const {
     Pack<T, V> pack = load_pack<T, V>(address(grad, n, c, y, x));
     for (int i = 0; i < V; ++i)
-      pack.at[i] =
-          static_cast<T>(renormalise<R>(static_cast<R>(pack.at[i]), ratio.at(n, y, x, i), R(0)));
+      pack.at[i] = static_cast<T>(renormalise<R>(static_cast<R>(pack.at[i]), ratio.at(n, y, x, i), R(0)));
     store_pack<T, V>(address(scaled, n, c, y, x), pack);
   }
 };
@@ -349,7 +253,7 @@ __global__ void bias_final_kernel(const Accumulator<T>* partial, int64_t slices,
   if (threadIdx.x == 0) result[blockIdx.x] = static_cast<T>(static_cast<Accumulator<T>>(sum));
 }
 
-// ---- decoder weights ---------------------------------------------------------------------------------------------
+// ---- decoder weights --------------------
 
 // phases[block 2a+b][u][v] = Σ of the 3x3 taps that fall on row u and column v of the small map.
 template <typename T>
@@ -385,8 +289,8 @@ struct FoldPhaseWeight {
   __device__ __forceinline__ void run(int64_t o, int64_t i, int64_t ky, int64_t kx) const {
     R sum[V] = {};
     for (int64_t block = 0; block < 4; ++block) {
-      const Pack<T, V> tap = load_pack<T, V>(
-          address(phases, block * grad.n + o, i, phase_tap(block / 2, ky), phase_tap(block % 2, kx)));
+      const Pack<T, V> tap =
+          load_pack<T, V>(address(phases, block * grad.n + o, i, phase_tap(block / 2, ky), phase_tap(block % 2, kx)));
       for (int at = 0; at < V; ++at) sum[at] += static_cast<R>(tap.at[at]);
     }
     Pack<T, V> pack;
@@ -395,7 +299,7 @@ struct FoldPhaseWeight {
   }
 };
 
-// ---- the interface that operators.h calls ------------------------------------------------------------------------
+// ---- the interface that operators.h calls --------------------
 
 struct CudaKernels {
   struct Guard {
@@ -479,8 +383,7 @@ struct CudaKernels {
       const auto m = view<T>(map);
       const auto p = view<const T>(phases);
       const Fastest fastest = fastest_of(m);
-      const bool packed =
-          fastest == Fastest::kChannel && packs(m, fastest, kPack<T>) && packs(p, fastest, kPack<T>);
+      const bool packed = fastest == Fastest::kChannel && packs(m, fastest, kPack<T>) && packs(p, fastest, kPack<T>);
       walk<T>(extent_of(m), fastest, packed,
               AddPhases<T>{m, p, ratio_of<T>(ratio, fastest), bias ? data<T>(*bias) : nullptr}, current_stream(map));
     });
@@ -503,8 +406,7 @@ struct CudaKernels {
       const auto g = view<const T>(grad);
       const auto p = view<T>(phases);
       const Fastest fastest = fastest_of(p);
-      const bool packed =
-          fastest == Fastest::kChannel && packs(g, fastest, kPack<T>) && packs(p, fastest, kPack<T>);
+      const bool packed = fastest == Fastest::kChannel && packs(g, fastest, kPack<T>) && packs(p, fastest, kPack<T>);
       walk<T>(extent_of(p), fastest, packed, SplitPhases<T>{g, p}, current_stream(grad));
     });
   }
@@ -527,8 +429,8 @@ struct CudaKernels {
       bias_partial_kernel<T><<<dim3(groups, slices), dim3(kSumLanes, kSumRows), 0, stream>>>(
           g, data<Accumulator<T>>(ratio), (rows + slices - 1) / slices, by_channel, sums);
       STD_CUDA_KERNEL_LAUNCH_CHECK();
-      bias_final_kernel<T><<<channels, kSumLanes, 0, stream>>>(sums, slices, channels,
-                                                                static_cast<T*>(result.mutable_data_ptr()));
+      bias_final_kernel<T>
+          <<<channels, kSumLanes, 0, stream>>>(sums, slices, channels, static_cast<T*>(result.mutable_data_ptr()));
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     });
     return result;

@@ -18,12 +18,8 @@ struct Window {
   int64_t padding_h, padding_w;
   int64_t dilation_h, dilation_w;
 
-  int64_t output_h(int64_t h) const {
-    return (h + 2 * padding_h - dilation_h * (kernel_h - 1) - 1) / stride_h + 1;
-  }
-  int64_t output_w(int64_t w) const {
-    return (w + 2 * padding_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1;
-  }
+  int64_t output_h(int64_t h) const { return (h + 2 * padding_h - dilation_h * (kernel_h - 1) - 1) / stride_h + 1; }
+  int64_t output_w(int64_t w) const { return (w + 2 * padding_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1; }
 };
 
 // f_s of Eq. 4: E/s where the window holds a valid entry, 0 elsewhere. Selecting by s > 0 instead of adding an epsilon

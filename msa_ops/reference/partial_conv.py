@@ -51,6 +51,4 @@ def partial_conv2d_upcat(
     up = low.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     up_mask = low_mask.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     mask = torch.cat([up_mask.expand(-1, low.shape[1], -1, -1), skip_mask.expand(-1, skip.shape[1], -1, -1)], dim=1)
-    return partial_conv2d(
-        torch.cat([up, skip], dim=1), mask, weight, bias, (1, 1), (1, 1), (1, 1), 1, sum_scale
-    )
+    return partial_conv2d(torch.cat([up, skip], dim=1), mask, weight, bias, (1, 1), (1, 1), (1, 1), 1, sum_scale)

@@ -1,7 +1,8 @@
 """Pixelwise attention of holes over background (Eqs. 6-8) in plain PyTorch, exact, without the N×N matrix.
 
-Per sample, hole queries and background keys are gathered, so that the score matrix is F×B; the propagation of Eq. 8 acts
-on the values instead of on the scores. With U_δ(p) = Σ_q s*(p,q) V(q-δ), V = φ·mask, substituting p+δ and q+δ gives
+Per sample, hole queries and background keys are gathered, so that the score matrix is F×B; the propagation of Eq. 8
+acts on the values instead of on the scores. With V = φ·mask and U_δ(p) = Σ_q s*(p,q) V(q-δ), substituting p+δ and q+δ
+gives
 
     φ_att(p) = Σ_q Σ_δ s*(p+δ, q+δ) φ(q) = Σ_δ U_δ(p+δ)
 
@@ -27,9 +28,7 @@ def hole_attention(
         return features.clone()
     one_sample = _paper if variant == "paper" else _released
     statistics = features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
-    samples = [
-        one_sample(statistics[i], mask[i], scale, radius, renormalize, eps) for i in range(features.shape[0])
-    ]
+    samples = [one_sample(statistics[i], mask[i], scale, radius, renormalize, eps) for i in range(features.shape[0])]
     return torch.where(mask, features, torch.stack(samples).to(features.dtype))
 
 

@@ -1,0 +1,1 @@
+"""Measurements of the operators and the network against plain PyTorch."""

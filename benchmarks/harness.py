@@ -1,0 +1,152 @@
+"""One way of measuring: competitors interleaved in one process, medians and quartiles, ratios first.
+
+Bare times on a shared machine say little; the ratio of two medians taken in the same minutes says more. So all
+contestants of a case take turns, and a case's figures are its contestants' medians and their ratios.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds: median and quartiles."""
+
+    median: float
+    lower: float
+    upper: float
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleave(
+    contestants: dict[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+) -> dict[str, Timing]:
+    """Runs every contestant once per round, in turn, after `warmup` rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for round_ in range(warmup + rounds):
+        for name, run in contestants.items():
+            synchronize(device)
+            start = time.perf_counter()
+            run()
+            synchronize(device)
+            if round_ >= warmup:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: Timing(*_quartiles(values)) for name, values in times.items()}
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return median, lower, upper
+
+
+def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Peak of what torch's allocator holds during `run` beyond what it held before."""
+    if device.type == "cuda":
+        run()
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    del result
+    return peak
+
+
+def agrees(result: Tensor, plain: Tensor, exact: Tensor, factor: float = 2.0) -> bool:
+    """The gate before a number is reported: the error against the float64 result is at most `factor` times that of
+    plain PyTorch in the same dtype, plus a few roundings of the largest value."""
+    absolute = 4 * torch.finfo(result.dtype).eps * exact.abs().max().item()
+    error = (result.double() - exact).abs().max().item()
+    return error <= factor * (plain.double() - exact).abs().max().item() + absolute
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """What a figure depends on."""
+    facts: dict[str, object] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device_kind": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
+    }
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
+    return f"{model} {widest}".strip()
+
+
+def _module() -> str:
+    main = sys.modules["__main__"]
+    return getattr(main.__spec__, "name", "?") if getattr(main, "__spec__", None) else "?"
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def roofs(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Measured ceilings: TFLOP/s of a large matrix product, GB/s of a large copy (bytes read plus written)."""
+    size = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
+    target = torch.empty_like(source)
+    timing = interleave({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, rounds=5)
+    return {
+        "tflops": 2 * size**3 / timing["matmul"].median / 1e9,
+        "gbytes_per_s": 2 * source.numel() * 4 / timing["copy"].median / 1e6,
+    }
+
+
+def save(name: str, device: torch.device, content: dict) -> Path:
+    """Writes results/NAME-DEVICEKIND.json."""
+    RESULTS.mkdir(exist_ok=True)
+    kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device).lower().replace(" ", "-")
+    path = RESULTS / f"{name}-{kind}.json"
+    path.write_text(json.dumps({"environment": environment(device)} | content, indent=1) + "\n")
+    return path
