@@ -13,8 +13,10 @@
 #include <cstdint>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace msa {
@@ -115,6 +117,27 @@ inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output,
   to<Tensor>(stack[2]);  // takes ownership of the bias gradient's handle, which is undefined
   return {grad_input, grad_weight};
 }
+
+// Newer torches (2.13 on) keep the text of an error that crossed the C interface; older ones only print it. Resolved
+// when the library is loaded, null where torch has no such function.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
+
+// The operator `function` with errors of the ATen calls inside it (out of memory, say) told in torch's own words.
+template <auto function>
+struct Explained;
+
+template <typename Result, typename... Args, Result (*function)(Args...)>
+struct Explained<function> {
+  static Result call(Args... args) {
+    try {
+      return function(std::move(args)...);
+    } catch (const std::runtime_error& error) {
+      const bool from_torch = std::string(error.what()).find("API call failed") != std::string::npos;
+      if (!from_torch || torch_exception_get_what_without_backtrace == nullptr) throw;
+      throw std::runtime_error(torch_exception_get_what_without_backtrace());
+    }
+  }
+};
 
 // Calls f with a value of the element type; `where` names the operator in the refusal.
 template <typename F>

@@ -245,10 +245,11 @@ struct PartialConvUpcat {
 };
 
 // Ties a device's kernels to the schemas of library.cpp.
-#define MSA_REGISTER_PARTIAL_CONV(library, Kernels)                                                                \
-  library.impl("partial_conv2d_forward", TORCH_BOX(&msa::partial_conv::PartialConv<Kernels>::forward));            \
-  library.impl("partial_conv2d_backward", TORCH_BOX(&msa::partial_conv::PartialConv<Kernels>::backward));          \
-  library.impl("partial_conv2d_upcat_forward", TORCH_BOX(&msa::partial_conv::PartialConvUpcat<Kernels>::forward)); \
-  library.impl("partial_conv2d_upcat_backward", TORCH_BOX(&msa::partial_conv::PartialConvUpcat<Kernels>::backward))
+#define MSA_BOX(function) TORCH_BOX((&msa::Explained<&function>::call))
+#define MSA_REGISTER_PARTIAL_CONV(library, Kernels)                                                             \
+  library.impl("partial_conv2d_forward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::forward));            \
+  library.impl("partial_conv2d_backward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::backward));          \
+  library.impl("partial_conv2d_upcat_forward", MSA_BOX(msa::partial_conv::PartialConvUpcat<Kernels>::forward)); \
+  library.impl("partial_conv2d_upcat_backward", MSA_BOX(msa::partial_conv::PartialConvUpcat<Kernels>::backward))
 
 }  // namespace msa::partial_conv
