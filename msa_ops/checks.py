@@ -70,7 +70,7 @@ def check_scale(op: str, scale: object) -> None:
 
 def pair(op: str, name: str, value: int | Sequence[int], minimum: int) -> tuple[int, int]:
     """An int or two of them, as conv2d takes, each at least `minimum`."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         fail(op, f"{name} must be an integer or two of them, got {value!r}")
     if min(values) < minimum:

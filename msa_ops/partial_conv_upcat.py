@@ -87,7 +87,7 @@ def partial_conv2d_upcat(
     chosen = backends.choose(OP, backend, low, skip, weight, bias)
     if chosen == "reference":
         output, new_mask = reference.partial_conv2d_upcat(
-            low, low_valid, skip, skip_valid, weight, bias, scale == "sum"
+            low, low_valid, skip, skip_valid, weight, bias, scale == "sum", low_is_masked, skip_is_masked
         )
     elif phases_win(low):
         numerator = 1 if scale == "sum" else 9 * weight.shape[1]
@@ -95,17 +95,14 @@ def partial_conv2d_upcat(
             low, low_valid, skip, skip_valid, weight, bias, numerator, low_is_masked, skip_is_masked
         )
     else:
-        masks = [(c1, _upsample(low_valid)), (skip.shape[1], skip_valid)]
-        image = torch.cat([_upsample(low), skip], dim=1)
-        both_masked = low_is_masked and skip_is_masked  # otherwise masking a masked part again changes nothing
+        low = low if low_is_masked else torch.where(low_valid, low, 0.0)
+        skip = skip if skip_is_masked else torch.where(skip_valid, skip, 0.0)
+        masks = [(c1, reference.upsample(low_valid)), (skip.shape[1], skip_valid)]
+        image = torch.cat([reference.upsample(low), skip], dim=1)
         output, new_mask = partial_conv2d(
-            image, masks, weight, bias, padding=1, scale=scale, input_is_masked=both_masked, backend=chosen
+            image, masks, weight, bias, padding=1, scale=scale, input_is_masked=True, backend=chosen
         )
     return output, new_mask.to(skip_mask.dtype)
-
-
-def _upsample(t: Tensor) -> Tensor:
-    return t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
 
 # ---- the operators behind it ---------------------------------------------------------------------------------------

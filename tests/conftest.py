@@ -1,4 +1,4 @@
-"""What holds for every test: uninitialised memory is NaN, nothing is nondeterministic, a skipped GPU test says its name."""
+"""What holds for every test: uninitialised memory is NaN, algorithms are deterministic, skipped GPU tests are named."""
 
 import os
 

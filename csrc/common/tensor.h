@@ -67,12 +67,23 @@ View<T> view(const Tensor& t) {
   return {data, size[0], size[1], size[2], size[3], stride[0], stride[1], stride[2], stride[3]};
 }
 
-// An uninitialised map (N, C, H, W) in the layout of `like`: channels_last where its channel is the fastest dimension.
+// The one rule for the layout of maps: channels_last where the channel of `like` is its fastest dimension.
+inline bool wants_channels_last(const Tensor& like) { return like.stride(1) == 1 && like.size(1) > 1; }
+
+// An uninitialised map (N, C, H, W) in the layout of `like`.
 inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
   using torch::headeronly::MemoryFormat;
-  const bool channels_last = like.stride(1) == 1 && like.size(1) > 1;
   return torch::stable::empty(Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                              wants_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// Whether a copy made by empty_map would have exactly these strides. (Those of dimensions of size 1 count: by them
+// torch picks the layout of a convolution's output.)
+inline bool is_laid_out_as_its_copy(const Tensor& t) {
+  const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
+  if (t.stride(0) != c * h * w) return false;
+  if (wants_channels_last(t)) return t.stride(2) == w * c && t.stride(3) == c;
+  return t.stride(1) == h * w && t.stride(2) == w && t.stride(3) == 1;
 }
 
 // An uninitialised contiguous tensor on the device of `like`.

@@ -9,13 +9,18 @@ namespace msa::partial_conv {
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor>;
 
-inline Window window_of(const Tensor& weight, const Ints& stride, const Ints& padding, const Ints& dilation,
-                        const char* where) {
+inline Window window_of(const Tensor& input, const Tensor& weight, const Ints& stride, const Ints& padding,
+                        const Ints& dilation, const char* where) {
   STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, "msa_ops::", where,
                   ": stride, padding and dilation must hold two integers each");
-  for (int d = 0; d < 2; ++d)
-    STD_TORCH_CHECK(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0, "msa_ops::", where,
-                    ": stride and dilation must be positive and padding must not be negative");
+  for (int d = 0; d < 2; ++d) {
+    // The upper bounds keep the products below from overflowing.
+    STD_TORCH_CHECK(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0 && stride[d] <= INT32_MAX &&
+                        padding[d] <= INT32_MAX && dilation[d] <= INT32_MAX && weight.size(2 + d) <= INT32_MAX,
+                    "msa_ops::", where, ": stride and dilation must be positive, padding not negative, all below 2^31");
+    STD_TORCH_CHECK(dilation[d] * (weight.size(2 + d) - 1) + 1 <= input.size(2 + d) + 2 * padding[d],
+                    "msa_ops::", where, ": the dilated kernel is larger than the padded input");
+  }
   return {weight.size(2), weight.size(3), stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1]};
 }
 
@@ -23,6 +28,10 @@ inline void check_map(const Tensor& t, const Tensor& like, const char* where, co
   STD_TORCH_CHECK(t.dim() == 4, "msa_ops::", where, ": ", name, " must have 4 dimensions, got shape ", shape_of(t));
   STD_TORCH_CHECK(t.device() == like.device() && t.scalar_type() == like.scalar_type(), "msa_ops::", where, ": ", name,
                   " must have the device and dtype of the input");
+}
+
+inline void check_floating(const Tensor& t, const char* where) {
+  dispatch_floating(t.scalar_type(), where, [](auto) {});
 }
 
 inline void check_mask(const Tensor& mask, const Tensor& map, int64_t planes, const char* where, const char* name) {
@@ -52,9 +61,8 @@ struct PartialConv {
     const char* where = "partial_conv2d_forward";
     check(input, mask, weight, plane_channels, groups, where);
     check_bias(bias, weight, where);
-    const Window window = window_of(weight, stride, padding, dilation, where);
+    const Window window = window_of(input, weight, stride, padding, dilation, where);
     const int64_t n = input.size(0), h = window.output_h(input.size(2)), w = window.output_w(input.size(3));
-    STD_TORCH_CHECK(h > 0 && w > 0, "msa_ops::", where, ": the kernel is larger than the padded input");
     const typename Kernels::Guard guard(input);
 
     Tensor ratio = empty_on(input, {n, 1, h, w}, accumulator_dtype(input.scalar_type()));
@@ -77,7 +85,7 @@ struct PartialConv {
     const char* where = "partial_conv2d_backward";
     check(input, mask, weight, plane_channels, groups, where);
     check_map(grad_output, input, where, "grad_output");
-    const Window window = window_of(weight, stride, padding, dilation, where);
+    const Window window = window_of(input, weight, stride, padding, dilation, where);
     check_gradient(grad_output, ratio, input.size(0), weight.size(0), window.output_h(input.size(2)),
                    window.output_w(input.size(3)), needed, where);
     const typename Kernels::Guard guard(input);
@@ -95,7 +103,9 @@ struct PartialConv {
 
   // x ⊙ m: the one product of the input's size that the operator makes, and only where it changes something.
   static Tensor select(const Tensor& input, const Tensor& mask, const Ints& plane_channels, bool is_masked) {
-    if (is_masked || Kernels::known_all_valid(mask)) return input;
+    if (is_masked) return input;
+    // Only where the copy would not differ in layout, so that shapes and strides never depend on the mask's values.
+    if (is_laid_out_as_its_copy(input) && Kernels::known_all_valid(mask)) return input;
     Tensor masked = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
     if (input.numel() > 0) Kernels::select(input, mask, plane_channels, masked);
     return masked;
@@ -126,6 +136,7 @@ struct PartialConv {
  private:
   static void check(const Tensor& input, const Tensor& mask, const Tensor& weight, const Ints& plane_channels,
                     int64_t groups, const char* where) {
+    check_floating(input, where);
     check_map(input, input, where, "input");
     check_map(weight, input, where, "weight");
     STD_TORCH_CHECK(
@@ -135,7 +146,8 @@ struct PartialConv {
     check_mask(mask, input, static_cast<int64_t>(plane_channels.size()), where, "mask");
     int64_t covered = 0;
     for (int64_t channels : plane_channels) {
-      STD_TORCH_CHECK(channels > 0, "msa_ops::", where, ": plane_channels must be positive");
+      STD_TORCH_CHECK(channels > 0 && channels <= input.size(1), "msa_ops::", where,
+                      ": plane_channels must be positive and at most ", input.size(1), ", got ", channels);
       covered += channels;
     }
     STD_TORCH_CHECK(covered == input.size(1), "msa_ops::", where, ": plane_channels must add up to ", input.size(1),
@@ -230,6 +242,7 @@ struct PartialConvUpcat {
 
   static void check(const Tensor& low, const Tensor& low_mask, const Tensor& skip, const Tensor& skip_mask,
                     const Tensor& weight, const char* where) {
+    check_floating(low, where);
     check_map(low, low, where, "low");
     check_map(skip, low, where, "skip");
     check_map(weight, low, where, "weight");

@@ -11,7 +11,7 @@
 
 namespace msa::partial_conv {
 
-// The sampling window of a convolution along both axes.
+// The sampling window of a convolution along both axes, which fits into the padded map.
 struct Window {
   int64_t kernel_h, kernel_w;
   int64_t stride_h, stride_w;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,11 +23,14 @@ def partial_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Eqs. 1-5 for a bool mask (N,1,H,W) or (N,C,H,W); returns the output and mask' (N,1,H',W') bool.
 
-    Holes are selected away rather than multiplied away, so that NaN or inf under a hole does not leak.
+    Holes are selected away rather than multiplied away, so that NaN or inf under a hole does not leak. The counts stay
+    exact under autocast, which would make them bfloat16.
     """
     statistics = torch.float64 if input.dtype == torch.float64 else torch.float32
     kernel = torch.ones(1, mask.shape[1], *weight.shape[2:], dtype=statistics, device=input.device)
-    valid = F.conv2d(mask.to(statistics), kernel, None, stride, padding, dilation)  # s(p)
+    device_type = input.device.type
+    with torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext():
+        valid = F.conv2d(mask.to(statistics), kernel, None, stride, padding, dilation)  # s(p)
     new_mask = valid > 0  # Eq. 5
     entries = 1 if sum_scale else kernel.numel()  # E
     ratio = torch.where(new_mask, entries / valid.clamp_min(1), 0.0)  # Eq. 4
@@ -46,9 +51,18 @@ def partial_conv2d_upcat(
     weight: Tensor,
     bias: Tensor | None,
     sum_scale: bool,
+    low_is_masked: bool = False,
+    skip_is_masked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Partial convolution (3×3, padding 1) of the concatenation that the decoder describes, built in full."""
-    up = low.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    up_mask = low_mask.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    up = upsample(low if low_is_masked else torch.where(low_mask, low, 0.0))
+    skip = skip if skip_is_masked else torch.where(skip_mask, skip, 0.0)
+    up_mask = upsample(low_mask)
     mask = torch.cat([up_mask.expand(-1, low.shape[1], -1, -1), skip_mask.expand(-1, skip.shape[1], -1, -1)], dim=1)
-    return partial_conv2d(torch.cat([up, skip], dim=1), mask, weight, bias, (1, 1), (1, 1), (1, 1), 1, sum_scale)
+    image = torch.cat([up, skip], dim=1)
+    return partial_conv2d(image, mask, weight, bias, (1, 1), (1, 1), (1, 1), 1, sum_scale, input_is_masked=True)
+
+
+def upsample(t: Tensor) -> Tensor:
+    """Nearest ×2, any dtype."""
+    return t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)

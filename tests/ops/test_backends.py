@@ -1,0 +1,239 @@
+"""Which backend runs, why another cannot, and that the package works without its compiled part."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import msa_ops
+from msa_ops import backends, not_supported_reasons, partial_conv2d, partial_conv2d_upcat
+from msa_ops import native as loader
+
+from .helpers import Operators
+
+OPERATORS = pytest.mark.parametrize("operator", ["partial_conv2d", "partial_conv2d_upcat"])
+
+
+def make(device="cpu", dtype=torch.float32):
+    x, weight = torch.ones(1, 2, 16, 16, device=device), torch.ones(3, 2, 3, 3, device=device)
+    return x.to(dtype), torch.ones(1, 1, 16, 16, device=device), weight.to(dtype)
+
+
+def call(operator, device="cpu", dtype=torch.float32, **options):
+    x, mask, weight = make(device, dtype)
+    if operator == "partial_conv2d":
+        return partial_conv2d(x, mask, weight, **options)
+    return partial_conv2d_upcat(x[:, :1, ::2, ::2], mask[..., ::2, ::2], x[:, 1:], mask, weight, **options)
+
+
+# ---- the choice ----------------------------------------------------------------------------------------------------
+
+
+def test_the_compiled_part_is_there():
+    """Without it the tests below would compare the reference with itself."""
+    assert loader.MISSING["cpu"] is None
+
+
+@OPERATORS
+def test_auto_runs_the_kernels_of_the_device(native, operator):
+    with Operators() as ran:
+        call(operator, native)
+    assert ran.names == [f"{operator}_forward"]
+
+
+@OPERATORS
+def test_reference_runs_no_kernel(native, operator):
+    with Operators() as ran:
+        call(operator, native, backend="reference")
+    assert ran.names == []
+
+
+@OPERATORS
+def test_auto_takes_the_reference_on_other_devices(operator):
+    with Operators() as ran:
+        output, new_mask = call(operator, "meta")
+    assert ran.names == []
+    assert output.device == new_mask.device == torch.device("meta")
+
+
+@OPERATORS
+def test_auto_takes_the_reference_where_the_kernels_are_missing(operator, monkeypatch):
+    monkeypatch.setitem(loader.MISSING, "cpu", "it was left at home")
+    with Operators() as ran:
+        call(operator)
+    assert ran.names == []
+    with pytest.raises(RuntimeError, match=f"msa_ops::{operator}: backend 'cpu' cannot run: it was left at home"):
+        call(operator, backend="cpu")
+
+
+def test_auto_heeds_an_operators_own_conditions(monkeypatch):
+    monkeypatch.setitem(
+        backends.EXTRA_CONDITIONS, "partial_conv2d", lambda backend, tensors: [f"{len(tensors)} are many"]
+    )
+    with Operators() as ran:
+        call("partial_conv2d")
+    assert ran.names == []
+    assert not_supported_reasons("partial_conv2d", "cpu", *make()) == ["3 are many"]
+
+
+@OPERATORS
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [("cuda", "it runs on cuda tensors, got one on cpu"), ("triton", "has no triton kernels; .*got one on cpu")],
+)
+def test_a_named_backend_that_cannot_raises_and_never_falls_back(operator, backend, reason):
+    with (
+        Operators() as ran,
+        pytest.raises(RuntimeError, match=f"msa_ops::{operator}: backend '{backend}' cannot run: .*{reason}"),
+    ):
+        call(operator, backend=backend)
+    assert ran.names == []
+
+
+@OPERATORS
+def test_cpu_kernels_refuse_other_devices(operator):
+    with pytest.raises(
+        RuntimeError, match=f"msa_ops::{operator}: backend 'cpu' cannot run: it runs on cpu tensors, got one on meta"
+    ):
+        call(operator, "meta", backend="cpu")
+
+
+@OPERATORS
+@pytest.mark.parametrize("backend", ["gpu", "CPU", None])
+def test_an_unknown_backend_is_refused_with_the_known_ones(operator, backend):
+    with pytest.raises(ValueError, match=f"unknown backend {backend!r}; known are auto, reference, cpu, cuda, triton"):
+        call(operator, backend=backend)
+
+
+# ---- not_supported_reasons -----------------------------------------------------------------------------------------
+
+
+@OPERATORS
+@pytest.mark.parametrize("backend", ["auto", "reference", "cpu"])
+def test_no_reasons_where_it_can(operator, backend):
+    assert not_supported_reasons(operator, backend, *make()) == []
+
+
+def test_all_reasons_are_given_at_once(monkeypatch):
+    monkeypatch.setitem(loader.MISSING, "cuda", "no such library")
+    reasons = not_supported_reasons("partial_conv2d", "cuda", *make(dtype=torch.float8_e5m2))
+    assert reasons == [
+        "no such library",
+        "it runs on cuda tensors, got one on cpu",
+        "it has no kernel for torch.float8_e5m2",
+    ]
+
+
+def test_arguments_that_are_no_tensors_do_not_count():
+    assert not_supported_reasons("partial_conv2d", "cpu", *make(), None, 2, "same") == []
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"unknown operator 'conv'; known are partial_conv2d, "):
+        not_supported_reasons("conv", "cpu")
+    with pytest.raises(ValueError, match=r"unknown backend 'tpu'; known are auto, "):
+        not_supported_reasons("partial_conv2d", "tpu")
+
+
+def test_every_operator_with_kernels_is_known():
+    assert set().union(*backends.KERNELS.values()) <= set(backends.OPERATORS)
+    assert set(backends.KERNELS) <= set(backends.BACKENDS)
+
+
+@pytest.mark.parametrize("version", ["2.10.1+cpu", "1.13.0"])
+def test_an_older_torch_is_named_as_the_reason(version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert loader._load_cpu() == f"torch {version} is older than 2.11"
+
+
+def test_a_missing_cuda_part_is_named_as_the_reason(monkeypatch, tmp_path):
+    assert loader._load_cuda("the CPU part does not load") == "the CPU part does not load"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert loader._load_cuda(None) == "this torch is built without CUDA"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(loader, "__file__", str(tmp_path / "native.py"))
+    assert loader._load_cuda(None) == "msa_ops was built without CUDA (msa_ops/_cuda.so is missing)"
+    (tmp_path / "_cuda.so").write_text("not a library")
+    assert loader._load_cuda(None).startswith("msa_ops/_cuda.so does not load (")
+
+
+# ---- import --------------------------------------------------------------------------------------------------------
+
+BLOCK = """
+    import sys
+
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name == "msa_ops._C":
+                raise ImportError("blocked by the test")
+
+    sys.meta_path.insert(0, Block())
+"""
+
+LOOK = """
+    import json, sys
+    import torch
+    before = set(sys.modules)
+    import msa_ops
+    # triton is not in the list: torch's own FLOP counter, with which the operators register, imports it
+    heavy = [name for name in ("matplotlib", "PIL") if name in set(sys.modules) - before]
+    x, mask, weight = torch.ones(1, 2, 4, 4, requires_grad=True), torch.ones(1, 1, 4, 4), torch.ones(3, 2, 3, 3)
+    output, new_mask = msa_ops.partial_conv2d(x, mask, weight, padding=1)
+    output.sum().backward()
+    decoded, _ = msa_ops.partial_conv2d_upcat(x[:, :1, ::2, ::2], mask[..., ::2, ::2], x[:, 1:], mask, weight)
+    try:
+        msa_ops.partial_conv2d(x, mask, weight, backend="cpu")
+        refusal = None
+    except RuntimeError as error:
+        refusal = str(error)
+    print(json.dumps({
+        "heavy": heavy,
+        "cuda": torch.cuda.is_initialized(),
+        "outputs": [output[0, 0, 1, 1].item(), decoded[0, 0, 1, 1].item(), x.grad[0, 0, 1, 1].item()],
+        "reasons": {b: msa_ops.not_supported_reasons("partial_conv2d", b) for b in ("reference", "cpu", "cuda")},
+        "refusal": refusal,
+    }))
+"""
+
+
+#: Of the nine windows over pixel (1, 1) of 4×4, four are full (E/s = 1), four lack a side (9/6), one a corner (9/4);
+#: times three output channels.
+GRADIENT_AT_1_1 = 3 * (4 * 1 + 4 * 1.5 + 2.25)
+
+
+def run_apart(*parts, cwd):
+    """A fresh interpreter, away from the source tree, that must print one line of JSON and nothing else."""
+    code = "".join(textwrap.dedent(part) for part in parts)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def test_without_the_compiled_part_the_reference_serves(tmp_path):
+    seen = run_apart(BLOCK, LOOK, cwd=tmp_path)
+    reason = "the compiled module msa_ops._C does not load (blocked by the test)"
+    assert seen["reasons"] == {"reference": [], "cpu": [reason], "cuda": [reason]}
+    assert seen["refusal"] == f"msa_ops::partial_conv2d: backend 'cpu' cannot run: {reason}"
+    assert seen["outputs"] == [18.0, 18.0, GRADIENT_AT_1_1]
+    assert seen["heavy"] == []
+    assert not seen["cuda"]
+
+
+def test_import_is_quiet_and_light(tmp_path):
+    seen = run_apart(LOOK, cwd=tmp_path)
+    assert seen["reasons"]["cpu"] == []
+    assert seen["refusal"] is None
+    assert seen["heavy"] == []
+    assert not seen["cuda"]
+
+
+def test_public_names_are_there():
+    assert set(msa_ops.__all__) >= {"not_supported_reasons", "partial_conv2d", "partial_conv2d_upcat"}
+    assert all(hasattr(msa_ops, name) for name in msa_ops.__all__)

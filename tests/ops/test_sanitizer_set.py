@@ -1,0 +1,37 @@
+"""A small set for compute-sanitizer: every CUDA kernel once per layout, with sizes that leave tails."""
+
+import pytest
+import torch
+
+import msa_ops
+from msa_ops import partial_conv_upcat
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="compute-sanitizer's set needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_stay_in_bounds(memory_format, channels, dtype, monkeypatch):
+    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+    torch.manual_seed(0)
+
+    def leaf(*shape):
+        return torch.randn(shape, device="cuda").to(dtype=dtype, memory_format=memory_format).requires_grad_()
+
+    x, weight = leaf(2, channels, 9, 7), leaf(8, channels, 3, 3)
+    bias = torch.randn(8, device="cuda").to(dtype).requires_grad_()
+    for mask_channels in (1, channels):
+        mask = torch.rand(2, mask_channels, 9, 7, device="cuda") > 0.5
+        output, _ = msa_ops.partial_conv2d(x, mask, weight, bias, 2, 1)
+        output.sum().backward()
+    low, skip, wide = leaf(2, channels, 5, 3), leaf(2, 8, 10, 6), leaf(8, channels + 8, 3, 3)
+    low_mask, skip_mask = torch.rand(2, 1, 5, 3, device="cuda") > 0.5, torch.rand(2, 1, 10, 6, device="cuda") > 0.5
+    output, _ = msa_ops.partial_conv2d_upcat(low, low_mask, skip, skip_mask, wide, bias)
+    output.sum().backward()
+    torch.cuda.synchronize()
+    for tensor in (x, weight, bias, low, skip, wide):
+        assert torch.isfinite(tensor.grad).all()
