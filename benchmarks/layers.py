@@ -31,7 +31,10 @@ class LayerCase:
 
 
 def layer_cases(size: int, batch: int, device: torch.device, dtype: torch.dtype, hole: tuple[float, float]):
-    """Yields the layers of the full-width generator, encoder first, one at a time to keep memory low."""
+    """Yields the layers of the full-width generator, encoder first, one at a time to keep memory low; size is a
+    multiple of 256, as the network itself would pad it."""
+    if size % 256:
+        raise ValueError(f"benchmarks: size must be a multiple of 256, got {size}")
     generator = Generator()
     masks = [torch.stack([free_form_mask(size, size, hole, 7 + i) for i in range(batch)]).to(device)]
     layout = dict(device=device, dtype=dtype, memory_format=torch.channels_last)
