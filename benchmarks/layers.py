@@ -41,9 +41,10 @@ def layer_cases(size: int, batch: int, device: torch.device, dtype: torch.dtype,
     for level, layer in enumerate(generator.encoder, 1):
         conv, mask = layer.conv, masks[-1]
         side = mask.shape[2]
-        x = torch.randn(batch, conv.in_channels, side, side).to(**layout).requires_grad_(level > 1)
+        x = torch.randn(batch, conv.in_channels, side, side).to(**layout)
+        x = (x * mask if layer.input_is_masked else x).requires_grad_(level > 1)
         weight, bias = conv.weight.detach().to(**layout), torch.randn(conv.out_channels).to(device, dtype)
-        case = _case(f"Encode_{level}", [x], [mask], weight, bias, 2, conv.padding[0], x)
+        case = _case(f"Encode_{level}", [x], [mask], weight, bias, 2, conv.padding[0], x, layer.input_is_masked)
         masks.append(partial_conv2d(x[:, :1].detach(), mask, weight[:1, :1], None, 2, conv.padding)[1])
         yield case
     low_mask = masks.pop()
@@ -52,10 +53,13 @@ def layer_cases(size: int, batch: int, device: torch.device, dtype: torch.dtype,
         side, low_side = skip_mask.shape[2], low_mask.shape[2]
         skip_channels = generator.config.encoder_width(level - 1)
         low = torch.randn(batch, conv.in_channels - skip_channels, low_side, low_side).to(**layout).requires_grad_()
-        skip = torch.randn(batch, skip_channels, side, side).to(**layout).requires_grad_(level > 1)
+        skip = torch.randn(batch, skip_channels, side, side).to(**layout)
+        skip = (skip * skip_mask if layer.skip_is_masked else skip).requires_grad_(level > 1)
         weight, bias = conv.weight.detach().to(**layout), torch.randn(conv.out_channels).to(device, dtype)
         concat = torch.cat([F.interpolate(low.detach(), scale_factor=2), skip.detach()], 1).to(**layout)
-        yield _case(f"Decode_{level}", [low, skip], [low_mask, skip_mask], weight, bias, 1, 1, concat)
+        yield _case(
+            f"Decode_{level}", [low, skip], [low_mask, skip_mask], weight, bias, 1, 1, concat, layer.skip_is_masked
+        )
         up = low_mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
         low_mask = F.max_pool2d((up | skip_mask).float(), 3, 1, 1) > 0
 
@@ -69,19 +73,26 @@ def _case(
     stride: int,
     padding: int,
     concat: Tensor,
+    is_masked: bool,
 ) -> LayerCase:
+    """`is_masked` is what the network knows of its input, or of the decoder's skip."""
     weights = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (weight, bias)]
     if len(maps) == 1:
         wide_mask = masks[0].expand_as(concat)
 
         def ours(maps=maps, weights=weights, backend="auto"):
-            return partial_conv2d(maps[0], masks[0], *weights, stride, padding, backend=backend)[0]
+            return partial_conv2d(
+                maps[0], masks[0], *weights, stride, padding, input_is_masked=is_masked, backend=backend
+            )[0]
     else:
         up = masks[0].repeat_interleave(2, 2).repeat_interleave(2, 3)
         wide_mask = torch.cat([m.expand(-1, x.shape[1], -1, -1) for m, x in zip((up, masks[1]), maps, strict=True)], 1)
 
         def ours(maps=maps, weights=weights, backend="auto"):
-            return partial_conv2d_upcat(maps[0], masks[0], maps[1], masks[1], *weights, backend=backend)[0]
+            low, skip = maps
+            return partial_conv2d_upcat(
+                low, masks[0], skip, masks[1], *weights, skip_is_masked=is_masked, backend=backend
+            )[0]
 
     needs_gradient = any(m.requires_grad for m in maps)
     ready = concat.detach().clone(memory_format=torch.preserve_format).requires_grad_(needs_gradient)

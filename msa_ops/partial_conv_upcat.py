@@ -20,7 +20,7 @@ OP = "partial_conv2d_upcat"
 #: The phases save 20 multiply-adds per small pixel and pair of channels, and cost the 16 sums of the phases' weights,
 #: which is memory traffic and does not depend on the map's size. So they win from some number of small pixels on:
 #: measured in `python -m benchmarks.operators --suite upcat-rule` on 2 CPU cores.
-MIN_SMALL_PIXELS = 64
+MIN_SMALL_PIXELS = 32
 
 
 def phases_win(low: Tensor) -> bool:

@@ -10,7 +10,7 @@ from msa_ops import partial_conv2d
 
 from . import definition, masks
 from .helpers import LAYOUTS, gradients
-from .tolerances import assert_accurate, assert_exact
+from .tolerances import assert_accurate, assert_exact, assert_rounded_once
 
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [torch.float32, *HALVES]
@@ -122,6 +122,16 @@ def test_as_accurate_as_plain_pytorch(native, dtype, form, layout, stride, group
     assert_accurate(ours[0], plain[0], exact[0])
     for i, what in enumerate(("input", "weight", "bias")):
         assert_accurate(ours[1][i], plain[1][i], exact[1][i], backward=True, what=f"gradient of {what}")
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("form", masks.FORMS)
+def test_half_types_are_rounded_once(backend, device, form, dtype):
+    """Small integers convolve exactly, so what is left is the rounding of the result: the ratio must not be rounded."""
+    x, weight, bias = (t.clamp(-2, 2).round().to(dtype) for t in make(device=device))
+    mask, full = masks.in_form(form, masks.random_plane(0.6, 2, 7, 6).to(device), 3)
+    output, _ = partial_conv2d(x, mask, weight, bias, padding=1, backend=backend)
+    assert_rounded_once(output, definition.partial_conv2d(x, full, weight, bias, padding=(1, 1))[0])
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64], ids=str)

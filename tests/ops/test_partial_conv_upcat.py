@@ -7,7 +7,7 @@ from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
 
 from . import definition, masks
 from .helpers import Operators, gradients
-from .tolerances import assert_accurate, assert_exact
+from .tolerances import assert_accurate, assert_exact, assert_rounded_once
 
 THRESHOLDS = {"phases": 0, "concatenation": 10**9}
 WHAT = ("low", "skip", "weight", "bias")
@@ -49,7 +49,8 @@ def test_the_fixture_forces_the_form(native, form):
 
 
 @pytest.mark.parametrize(("sizes", "wins"), [((1, 1, 8, 8), True), ((1, 1, 7, 9), False), ((4, 1, 4, 4), True)])
-def test_the_rule_counts_small_pixels_of_the_whole_batch(sizes, wins):
+def test_the_rule_counts_small_pixels_of_the_whole_batch(sizes, wins, monkeypatch):
+    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 64)
     assert partial_conv_upcat.phases_win(torch.empty(sizes)) == wins
 
 
@@ -123,6 +124,15 @@ def test_as_accurate_as_plain_pytorch(native, form, dtype, layout):
     assert_accurate(ours[0], plain[0], exact[0])
     for i, what in enumerate(WHAT):
         assert_accurate(ours[1][i], plain[1][i], exact[1][i], backward=True, what=f"gradient of {what}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_are_rounded_once(backend, device, form, dtype):
+    """Small integers convolve exactly, summed taps included; what is left is the rounding of the result."""
+    low, skip, weight, bias = (t.clamp(-2, 2).round().to(dtype) for t in make(device=device))
+    low_mask, skip_mask = make_masks("one_hole_pixel", "checkerboard", device=device)
+    output, _ = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias, backend=backend)
+    assert_rounded_once(output, definition.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)[0])
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------------

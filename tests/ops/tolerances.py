@@ -41,6 +41,15 @@ def assert_accurate(ours, plain, exact, *, backward=False, what="output"):
     assert error <= allowed, f"{what}: error {error:.3g}, plain PyTorch's {plain_error:.3g}, allowed {allowed:.3g}"
 
 
+def assert_rounded_once(ours, exact, *, what="output"):
+    """Every element is `exact` (float64) rounded once to its dtype: within half a unit in the last place, and the
+    hundredth part of one for the float32 arithmetic before."""
+    exact = exact.to(ours.device)
+    unit = torch.finfo(ours.dtype).eps * torch.exp2(exact.abs().clamp_min(2.0**-14).log2().floor())
+    worst = ((ours.double() - exact).abs() / unit).max().item()
+    assert worst <= 0.51, f"{what}: {worst:.3f} units in the last place from the exact value"
+
+
 def assert_exact(ours, exact, *, what="output"):
     """`ours`, computed in float64, is `exact` up to the order of additions: the criterion with a plain error of 0."""
     assert ours.dtype == torch.float64
