@@ -23,7 +23,7 @@ from .masks import free_form_mask
 
 PHOTOS = ("chelsea", "coffee", "astronaut", "rocket", "brick", "grass", "gravel")
 SHOWN = ("chelsea", "coffee", "astronaut")
-SIZE = 128
+SIZE, BATCH = 128, 4
 TRAINING_SEED, HELD_OUT_SEED = 1, 1_000_003
 
 
@@ -65,7 +65,7 @@ def train(generator: Generator, photos: list[Tensor], seconds: float, max_steps:
             # Cosine decay over the time there is.
             progress = max(elapsed / seconds, step / max_steps)
             optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + np.cos(np.pi * progress)) + 1e-5
-            image = random_crops(photos, 8, rng).to(device, memory_format=torch.channels_last)
+            image = random_crops(photos, BATCH, rng).to(device, memory_format=torch.channels_last)
             mask = torch.stack([free_form_mask(SIZE, SIZE, (0.1, 0.35), rng) for _ in range(len(image))]).to(device)
             loss = reconstruction_loss(generator(image, mask), image, mask)
             optimizer.zero_grad(set_to_none=True)
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.manual_seed(TRAINING_SEED)
     photos = load_photos()
-    generator = Generator(base_width=16, depth=6).to(device, memory_format=torch.channels_last)
+    generator = Generator(base_width=24, depth=5).to(device, memory_format=torch.channels_last)
     steps = train(generator, list(photos.values()), arguments.seconds, arguments.steps, device)
 
     truth = torch.stack([_centre_crop(photos[name]) for name in SHOWN])
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     )
 
     ours, mean = hole_psnr(composite, truth, mask), hole_psnr(mean_colour_fill(truth, mask), truth, mask)
-    print(f"trained {steps} steps of 8 images {SIZE}x{SIZE} on {device}")
+    print(f"trained {steps} steps of {BATCH} images {SIZE}x{SIZE} on {device}")
     print(f"PSNR in the hole: {ours:.2f} dB, filled with the mean colour {mean:.2f} dB ({ours - mean:+.2f} dB)")
     times = forward_times(device)
     print(

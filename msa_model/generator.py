@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -245,14 +244,12 @@ class Generator(nn.Module):
         path = Path(path)
         metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(self.config))}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        os.close(handle)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             save_file(tensors, temporary, metadata)
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides) -> Generator:

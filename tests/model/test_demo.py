@@ -48,5 +48,5 @@ def test_demo_writes_picture_and_weights_that_load(tmp_path, monkeypatch, capsys
     picture = Image.open(tmp_path / "demo.png")
     assert picture.width == 4 * 2 * (demo.SIZE + 8)
     assert len(np.unique(np.asarray(picture))) > 100
-    assert Generator.load(tmp_path / "demo.safetensors").config.base_width == 16
+    assert Generator.load(tmp_path / "demo.safetensors").config.base_width == 24
     assert "PSNR in the hole" in capsys.readouterr().out
