@@ -21,6 +21,16 @@ STABLE_TORCH_LIBRARY(msa_ops, library) {
       "partial_conv2d_upcat_backward(Tensor grad_output, Tensor low, Tensor low_mask, Tensor skip, "
       "Tensor skip_mask, Tensor weight, Tensor ratio, bool low_is_masked, bool skip_is_masked, bool[] needed)"
       " -> (Tensor grad_low, Tensor grad_skip, Tensor grad_weight, Tensor grad_bias)");
+  library.def(
+      "shift_attention_forward(Tensor query, Tensor key, Tensor value, Tensor query_mask, Tensor key_mask, "
+      "float scale, int radius, bool renormalize) -> (Tensor output, Tensor log_sums, Tensor row_sums)");
+  library.def(
+      "shift_attention_backward(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor query_mask, "
+      "Tensor key_mask, Tensor output, Tensor log_sums, Tensor row_sums, float scale, int radius, bool renormalize, "
+      "bool[] needed) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)");
+  library.def(
+      "shift_attention_argmax(Tensor query, Tensor key, Tensor query_mask, Tensor key_mask, float scale, int radius)"
+      " -> Tensor");
 }
 
 namespace {

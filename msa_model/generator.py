@@ -171,6 +171,7 @@ class Generator(nn.Module):
                     radius=radius,
                     renormalize=renormalize,
                     variant=variant,
+                    backend=backend,
                 )
                 for level in sorted(config.attention_levels, reverse=True)
             }

@@ -18,11 +18,11 @@ NATIVE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 #: Operators that have kernels, per backend that is not the reference.
 KERNELS: dict[str, set[str]] = {
-    "cpu": {"partial_conv2d", "partial_conv2d_upcat"},
+    "cpu": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
     "cuda": {"partial_conv2d", "partial_conv2d_upcat"},
     "triton": set(),
 }
-OPERATORS = ("partial_conv2d", "partial_conv2d_upcat", "hole_attention")
+OPERATORS = ("partial_conv2d", "partial_conv2d_upcat", "shift_attention")
 
 #: Operators may add conditions of their own: (backend, tensors) -> reasons.
 EXTRA_CONDITIONS: dict[str, Callable[[str, Sequence[torch.Tensor]], list[str]]] = {}

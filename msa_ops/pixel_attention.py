@@ -1,16 +1,84 @@
-"""Pixelwise attention of hole pixels over background pixels (Eqs. 6-8 of the paper)."""
+"""Attention with shift propagation (Eqs. 6-8 of the paper): the general operator, the paper's attention of holes over
+background built on it, and its map."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import backends, checks
+from . import backends, checks, native
+from .partial_conv import fake_map, refuse_second_order, statistics_dtype
 from .reference import pixel_attention as reference
 
-OP = "hole_attention"
 VARIANTS = ("paper", "released")
+
+
+def shift_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    radius: int = 0,
+    renormalize: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Softmax attention between the pixels of two maps, whose weights are added up along common shifts.
+
+    Per sample, over pixels p where query_mask and pixels q where key_mask is set::
+
+        s*(p,q)   = softmax over q of  scale · ⟨query(p), key(q)⟩
+        s'(p,q)   = Σ_{δ∈{-radius..radius}²} s*(p+δ, q+δ)
+        output(p) = Σ_q s'(p,q) · value(q)
+
+    Terms with p+δ not a query, q+δ not a key, or either outside the map are zero. Radius 0 is plain attention.
+
+    Args:
+        query, key: (N, C, H, W), floating-point.
+        value: (N, Cv, H, W), the dtype of query.
+        query_mask, key_mask: (N, 1, H, W), 1 (any non-zero) = takes part; bool, uint8 or floating-point; None: all.
+        scale: finite.
+        radius: k ≥ 0; larger than the map is legal.
+        renormalize: divide by Σ_q s'(p,q).
+        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+
+    Returns:
+        (N, Cv, H, W) in the dtype of value; zero where query_mask is 0, and where a sample has no key.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or options that do not fit.
+        RuntimeError: a named backend that cannot take the inputs.
+
+    Arithmetic and statistics are float32 (float64 for float64). Work is proportional to queries × keys. Gradients flow
+    to query, key and value; second order is refused by the kernels. Deterministic for a given number of threads. Extra
+    memory of the CPU kernels, forward: the gathered inputs and 20 MiB of scores, or those of 2·radius+1 map rows where
+    these need more; the backward twice that. The reference keeps all scores for its gradient.
+    """
+    op = "shift_attention"
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        checks.check_features(op, name, tensor)
+    checks.check_like(op, "key", key, "query", query)
+    checks.check_like(op, "value", value, "query", query)
+    if key.shape != query.shape:
+        checks.fail(op, f"key must have the shape of query, {checks.shape(query)}, got {checks.shape(key)}")
+    if (value.shape[0], *value.shape[2:]) != (query.shape[0], *query.shape[2:]):
+        checks.fail(op, f"value must have batch and size of query, {checks.shape(query)}, got {checks.shape(value)}")
+    masks = []
+    for name, mask in (("query_mask", query_mask), ("key_mask", key_mask)):
+        if mask is None:
+            mask = torch.ones((), dtype=torch.bool, device=query.device).expand(query.shape[0], 1, *query.shape[2:])
+        checks.check_mask(op, name, mask, "query", query, (1,))
+        masks.append(mask if mask.dtype == torch.bool else mask != 0)
+    _check_options(op, scale, radius)
+    arguments = (query, key, value, *masks, float(scale), radius, renormalize)
+    if backends.choose(op, backend, query, key, value) == "reference":
+        return reference.shift_attention(*arguments)
+    return torch.ops.msa_ops.shift_attention_forward(*arguments)[0]
 
 
 def hole_attention(
@@ -32,8 +100,6 @@ def hole_attention(
         s'(p,q)  = Σ_{δ∈{-radius..radius}²} s*(p+δ, q+δ)               p∈F, q∈B         (Eq. 8)
         output(p) = Σ_{q∈B} s'(p,q) · φ(q)    for p∈F;       output(p) = φ(p)    for p∈B
 
-    Terms with p+δ outside F, q+δ outside B, or either outside the map are zero.
-
     Args:
         features: φ, (N, C, H, W), floating-point.
         mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
@@ -43,29 +109,91 @@ def hole_attention(
         variant: ``"paper"`` as above, or ``"released"``, the closed form of the authors' code: softmax over all q of
             ⟨Σ_δ φ(p+δ), k(q)⟩ with keys and values k = (mask·φ + 1e-7)/‖·‖; scale, renormalize and eps unused.
         eps: norms below it count as eps; features of zero norm are legal.
-        backend: ``"auto"`` or ``"reference"``: only the plain PyTorch version exists so far.
+        backend: as for :func:`shift_attention`.
 
     Returns:
         (N, C, H, W) in the dtype of features. A sample without background, or without holes, comes back unchanged.
 
     Raises:
-        ValueError: shapes, dtypes, devices or options that do not fit.
+        ValueError, RuntimeError: as :func:`shift_attention`.
 
-    Statistics are float32 (float64 for float64). Gradients flow to features through queries, keys and values. Memory
-    without gradients is linear in H·W; with gradients the F×B scores of every sample are kept.
+    Gradients flow to features through queries, keys and values. float16 and bfloat16 features are attended in float32.
+    Memory, determinism and cost: see :func:`shift_attention`.
     """
-    checks.check_features(OP, "features", features)
-    checks.check_mask(OP, "mask", mask, "features", features, (1,))
-    if not isinstance(radius, int) or radius < 0:
-        checks.fail(OP, f"radius must be an integer of at least 0, got {radius!r}")
-    if not math.isfinite(scale):
-        checks.fail(OP, f"scale must be finite, got {scale!r}")
+    valid = _check_holes("hole_attention", features, mask, scale, radius, variant, eps)
+    wide = features.to(statistics_dtype(features.dtype))
+    query, key, value, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
+    attended = shift_attention(
+        query, key, value, ~valid, keys, renormalize=renormalize and variant == "paper", backend=backend, **options
+    )
+    # Without background there is nothing to fill from.
+    fillable = ~valid & valid.flatten(1).any(1)[:, None, None, None]
+    return torch.where(fillable, attended.to(features.dtype), features)
+
+
+def hole_attention_map(
+    features: Tensor,
+    mask: Tensor,
+    *,
+    scale: float = 10.0,
+    radius: int = 1,
+    variant: str = "paper",
+    eps: float = 1e-6,
+) -> Tensor:
+    """Where every hole pixel looks: the background pixel with the largest s' of :func:`hole_attention`.
+
+    Args:
+        features, mask, scale, radius, variant, eps: as for :func:`hole_attention`.
+
+    Returns:
+        (N, H, W) int64, the flat index y·W + x of that pixel (the first of equals); -1 at background pixels and where
+        there is no background. Memory is linear in H·W up to the blocks of :func:`shift_attention`. No gradient.
+
+    Raises:
+        ValueError: as :func:`hole_attention`.
+    """
+    valid = _check_holes("hole_attention_map", features, mask, scale, radius, variant, eps)
+    with torch.no_grad():
+        wide = features.to(statistics_dtype(features.dtype))
+        query, key, _, _, options = _hole_operands(wide, valid, scale, radius, variant, eps)
+        # The map points at background pixels only, also for the released variant, whose keys are all pixels.
+        arguments = (query, key, ~valid, valid, float(options["scale"]), options["radius"])
+        if backends.choose("shift_attention", "auto", query) == "reference":
+            return reference.shift_attention_argmax(*arguments)
+        return torch.ops.msa_ops.shift_attention_argmax(*arguments)
+
+
+def _check_options(op: str, scale: float, radius: int) -> None:
+    if not isinstance(radius, int) or isinstance(radius, bool) or radius < 0:
+        checks.fail(op, f"radius must be an integer of at least 0, got {radius!r}")
+    if not abs(scale) < math.inf:  # a comparison, so that a symbolic scale compiles
+        checks.fail(op, f"scale must be finite, got {scale!r}")
+
+
+def _check_holes(
+    op: str, features: Tensor, mask: Tensor, scale: float, radius: int, variant: str, eps: float
+) -> Tensor:
+    checks.check_features(op, "features", features)
+    checks.check_mask(op, "mask", mask, "features", features, (1,))
+    _check_options(op, scale, radius)
     if not eps > 0:
-        checks.fail(OP, f"eps must be positive, got {eps!r}")
+        checks.fail(op, f"eps must be positive, got {eps!r}")
     if variant not in VARIANTS:
-        checks.fail(OP, f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
-    backends.choose(OP, backend, features)
-    return reference.hole_attention(features, mask != 0, float(scale), radius, renormalize, variant, eps)
+        checks.fail(op, f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
+    return mask if mask.dtype == torch.bool else mask != 0
+
+
+def _hole_operands(
+    x: Tensor, valid: Tensor, scale: float, radius: int, variant: str, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict]:
+    """Query, key, value, key mask (None: all) and options that make shift_attention the hole attention."""
+    if variant == "paper":
+        unit = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(eps)
+        return unit, unit, x, valid, {"scale": scale, "radius": radius}
+    keys = torch.where(valid, x, 0.0) + 1e-7
+    keys = keys / torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    box = x.new_ones(x.shape[1], 1, 2 * radius + 1, 2 * radius + 1)
+    return F.conv2d(x, box, padding=radius, groups=x.shape[1]), keys, keys, None, {"scale": 1.0, "radius": 0}
 
 
 class HoleAttention(nn.Module):
@@ -91,3 +219,62 @@ class HoleAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+# ---- the operators behind it ---------------------------------------------------------------------------------------
+
+
+def _fake_forward(query, key, value, query_mask, key_mask, scale, radius, renormalize):
+    statistics = query.new_empty((query.shape[0], query.shape[2] * query.shape[3]), dtype=statistics_dtype(query.dtype))
+    return fake_map(value, value.shape), statistics, torch.empty_like(statistics)
+
+
+def _fake_backward(
+    grad_output,
+    query,
+    key,
+    value,
+    query_mask,
+    key_mask,
+    output,
+    log_sums,
+    row_sums,
+    scale,
+    radius,
+    renormalize,
+    needed,
+):
+    return tuple(fake_map(t, t.shape) if need else None for t, need in zip((query, key, value), needed, strict=True))
+
+
+def _fake_argmax(query, key, query_mask, key_mask, scale, radius):
+    return query.new_empty((query.shape[0], *query.shape[2:]), dtype=torch.int64)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, scale, radius, renormalize = inputs
+    result, log_sums, row_sums = output
+    ctx.save_for_backward(*tensors, result, log_sums, row_sums)
+    ctx.arguments = scale, radius, renormalize
+    ctx.mark_non_differentiable(log_sums, row_sums)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_output, grad_log_sums, grad_row_sums):
+    needed = list(ctx.needs_input_grad[:3])
+    if grad_output is None or not any(needed):
+        return (None,) * 8
+    grads = torch.ops.msa_ops.shift_attention_backward(grad_output, *ctx.saved_tensors, *ctx.arguments, needed)
+    return *grads, *(None,) * 5
+
+
+def _register() -> None:
+    torch.library.register_fake("msa_ops::shift_attention_forward", _fake_forward)
+    torch.library.register_fake("msa_ops::shift_attention_backward", _fake_backward)
+    torch.library.register_fake("msa_ops::shift_attention_argmax", _fake_argmax)
+    torch.library.register_autograd("msa_ops::shift_attention_forward", _backward, setup_context=_setup_context)
+    refuse_second_order("shift_attention_backward")
+
+
+if native.MISSING["cpu"] is None:
+    _register()

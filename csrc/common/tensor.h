@@ -150,6 +150,8 @@ struct Explained<function> {
   }
 };
 
+#define MSA_BOX(function) TORCH_BOX((&msa::Explained<&function>::call))
+
 // Calls f with a value of the element type; `where` names the operator in the refusal.
 template <typename F>
 void dispatch_floating(ScalarType dtype, const char* where, const F& f) {

@@ -258,7 +258,6 @@ struct PartialConvUpcat {
 };
 
 // Ties a device's kernels to the schemas of library.cpp.
-#define MSA_BOX(function) TORCH_BOX((&msa::Explained<&function>::call))
 #define MSA_REGISTER_PARTIAL_CONV(library, Kernels)                                                             \
   library.impl("partial_conv2d_forward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::forward));            \
   library.impl("partial_conv2d_backward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::backward));          \

@@ -1,10 +1,9 @@
-"""Pixelwise attention of holes over background (Eqs. 6-8) in plain PyTorch, exact, without the N×N matrix.
+"""Attention with shift propagation (Eqs. 6-8) in plain PyTorch, exact, without the N×N matrix.
 
-Per sample, hole queries and background keys are gathered, so that the score matrix is F×B; the propagation of Eq. 8
-acts on the values instead of on the scores. With V = φ·mask and U_δ(p) = Σ_q s*(p,q) V(q-δ), substituting p+δ and q+δ
-gives
+Per sample, queries and keys are gathered, so that the score matrix is F×B; the propagation of Eq. 8 acts on the values
+instead of on the scores. With V = value·key_mask and U_δ(p) = Σ_q s*(p,q) V(q-δ), substituting p+δ and q+δ gives
 
-    φ_att(p) = Σ_q Σ_δ s*(p+δ, q+δ) φ(q) = Σ_δ U_δ(p+δ)
+    output(p) = Σ_q Σ_δ s*(p+δ, q+δ) V(q) = Σ_δ U_δ(p+δ)
 
 which is fold(s* · unfold(V)) with the im2col pair of window 2k+1: its zero padding is what makes terms that leave the
 map vanish.
@@ -20,56 +19,78 @@ from torch import Tensor
 SCORES_PER_BLOCK = 2**24
 
 
-def hole_attention(
-    features: Tensor, mask: Tensor, scale: float, radius: int, renormalize: bool, variant: str, eps: float
+def shift_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_mask: Tensor,
+    key_mask: Tensor,
+    scale: float,
+    radius: int,
+    renormalize: bool,
 ) -> Tensor:
-    """Eqs. 6-8 (``paper``) or the released closed form, for features (N,C,H,W) and a bool mask (N,1,H,W)."""
-    if features.numel() == 0:
-        return features.clone()
-    one_sample = _paper if variant == "paper" else _released
-    statistics = features.to(torch.float64 if features.dtype == torch.float64 else torch.float32)
-    samples = [one_sample(statistics[i], mask[i], scale, radius, renormalize, eps) for i in range(features.shape[0])]
-    return torch.where(mask, features, torch.stack(samples).to(features.dtype))
+    """Maps (N,C,H,W), bool masks (N,1,H,W); returns (N,Cv,H,W), zero where query_mask is False."""
+    if value.numel() == 0 or query.shape[0] == 0:
+        return torch.zeros_like(value)
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    samples = zip(query.to(wide), key.to(wide), value.to(wide), query_mask, key_mask, strict=True)
+    outputs = [_one_sample(*sample, scale, radius, renormalize) for sample in samples]
+    return torch.stack(outputs).to(value.dtype)
 
 
-def _paper(x: Tensor, mask: Tensor, scale: float, k: int, renormalize: bool, eps: float) -> Tensor:
-    c, h, w = x.shape
-    valid = mask.flatten()
-    holes, background = (~valid).nonzero()[:, 0], valid.nonzero()[:, 0]
-    if len(holes) == 0 or len(background) == 0:
-        return x
-    unit = (x / torch.linalg.vector_norm(x, dim=0).clamp_min(eps)).flatten(1)  # n of Eq. 6
+def _one_sample(
+    query: Tensor, key: Tensor, value: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, k: int, renorm: bool
+) -> Tensor:
+    c, h, w = value.shape
+    queries, keys = query_mask.flatten().nonzero()[:, 0], key_mask.flatten().nonzero()[:, 0]
+    if len(queries) == 0 or len(keys) == 0:
+        return value * 0.0
     # One more channel, the mask itself, carries the row sums of s'.
-    values = torch.cat([torch.where(mask, x, 0.0), mask.to(x.dtype)])
+    values = torch.cat([torch.where(key_mask, value, 0.0), key_mask.to(value.dtype)])
     window = dict(kernel_size=2 * k + 1, padding=k)
-    unfolded = F.unfold(values[None], **window)[0].T[background]  # (B, (C+1)(2k+1)²)
+    unfolded = F.unfold(values[None], **window)[0].T[keys]  # (B, (C+1)(2k+1)²)
+    q, key_columns = query.flatten(1).T, key.flatten(1)[:, keys]
     attended = torch.cat(
         [
-            torch.softmax(scale * (unit[:, rows].T @ unit[:, background]), dim=1) @ unfolded
-            for rows in holes.split(max(1, SCORES_PER_BLOCK // len(background)))
+            torch.softmax(scale * (q[rows] @ key_columns), dim=1) @ unfolded
+            for rows in queries.split(max(1, SCORES_PER_BLOCK // len(keys)))
         ]
     )
-    scattered = x.new_zeros(h * w, attended.shape[1]).index_copy(0, holes, attended)
+    scattered = value.new_zeros(h * w, attended.shape[1]).index_copy(0, queries, attended)
     folded = F.fold(scattered.T[None], (h, w), **window)[0]
     result, row_sum = folded[:c], folded[c:]
-    if renormalize:
+    if renorm:
         result = result / torch.where(row_sum > 0, row_sum, 1.0)
-    return torch.where(row_sum > 0, result, x)
+    return torch.where(query_mask & (row_sum > 0), result, 0.0)
 
 
-def _released(x: Tensor, mask: Tensor, scale: float, k: int, renormalize: bool, eps: float) -> Tensor:
-    """Keys are values, from all pixels; the propagation filters the raw queries; no λ, no renormalisation."""
-    c, h, w = x.shape
-    holes = (~mask.flatten()).nonzero()[:, 0]
-    if len(holes) == 0 or len(holes) == h * w:
-        return x
-    keys = torch.where(mask, x, 0.0).flatten(1) + 1e-7
-    keys = keys / torch.linalg.vector_norm(keys, dim=0)
-    queries = F.conv2d(x[:, None], x.new_ones(1, 1, 2 * k + 1, 2 * k + 1), padding=k).flatten(1)
-    attended = torch.cat(
-        [
-            torch.softmax(queries[:, rows].T @ keys, dim=1) @ keys.T
-            for rows in holes.split(max(1, SCORES_PER_BLOCK // (h * w)))
-        ]
-    )
-    return x.flatten(1).T.index_copy(0, holes, attended).T.reshape(c, h, w)
+def shift_attention_argmax(
+    query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int
+) -> Tensor:
+    """(N,H,W) int64: per query the flat index of the key with the largest s', -1 where there is none. Eq. 8 term by
+    term, for blocks of queries."""
+    n, _, h, w = query.shape
+    result = torch.full((n, h * w), -1, dtype=torch.int64, device=query.device)
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+    rows_per_block = max(1, SCORES_PER_BLOCK // max(1, h * w))
+    for i in range(n):
+        q, keys = query[i].to(wide).flatten(1).T, key[i].to(wide).flatten(1)
+        is_query, is_key = query_mask[i].flatten(), key_mask[i].flatten()
+        if not is_key.any():
+            continue
+        for block in is_query.nonzero()[:, 0].split(rows_per_block):
+            y, x = block // w, block % w
+            total = torch.zeros(len(block), h, w, dtype=wide, device=query.device)
+            for dy in range(-min(radius, h), min(radius, h) + 1):
+                for dx in range(-min(radius, w), min(radius, w) + 1):
+                    inside = (y + dy >= 0) & (y + dy < h) & (x + dx >= 0) & (x + dx < w)
+                    neighbour = torch.where(inside, (y + dy) * w + x + dx, 0)
+                    scores = (scale * (q[neighbour] @ keys)).masked_fill(~is_key, -torch.inf).softmax(1)
+                    scores = scores * (inside & is_query[neighbour])[:, None]
+                    top, bottom, left, right = max(0, -dy), min(h, h - dy), max(0, -dx), min(w, w - dx)
+                    if top < bottom and left < right:
+                        shifted = scores.view(-1, h, w)[:, top + dy : bottom + dy, left + dx : right + dx]
+                        total[:, top:bottom, left:right] += shifted
+            best = (total.flatten(1) * is_key).max(1)
+            result[i, block] = torch.where(best.values > 0, best.indices, -1)
+    return result.view(n, h, w)

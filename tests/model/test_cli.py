@@ -1,6 +1,7 @@
 """The command line on real files: formats, metadata, pairing, and everything that can be wrong with a user's files."""
 
 import errno
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -232,6 +233,7 @@ def test_only_the_first_of_several_pictures_and_said(run, tmp_path):
 # ---- metadata ------------------------------------------------------------------------------------------------------
 
 
+@functools.cache  # a profile holds the second it was made in
 def profile():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -1,19 +1,21 @@
-"""hole_attention against Eqs. 6-8 written out over all pairs of pixels, in float64."""
+"""Attention with shift propagation against Eqs. 6-8 written out over all pairs of pixels, in float64."""
 
 import pytest
 import torch
 
-from msa_ops import HoleAttention, hole_attention
+import msa_ops
+from msa_ops import HoleAttention, hole_attention, hole_attention_map, shift_attention
+
+BACKENDS = ["reference", "cpu"]
 
 
-def all_pairs(x, mask, scale, k, renormalize, eps=1e-6):
-    """Eqs. 6-8 with Python loops over shifts and the full N×N matrix; x (C,H,W), mask (H,W) bool."""
-    c, h, w = x.shape
-    flat, valid = x.reshape(c, -1), mask.reshape(-1)
-    if valid.all() or not valid.any():
-        return x
-    unit = flat / flat.norm(dim=0).clamp_min(eps)
-    scores = (scale * unit.T @ unit).masked_fill(~valid[None, :], -torch.inf).softmax(1) * (~valid)[:, None]
+def shifted_weights(query, key, is_query, is_key, scale, k):
+    """s' of Eq. 8, (H·W, H·W), with loops over shifts and the full matrix; maps (C,H,W), masks (H,W) bool."""
+    c, h, w = query.shape
+    q, keys, rows, columns = query.reshape(c, -1).T, key.reshape(c, -1), is_query.reshape(-1), is_key.reshape(-1)
+    if not columns.any():
+        return torch.zeros(h * w, h * w, dtype=query.dtype)
+    scores = (scale * q @ keys).masked_fill(~columns[None, :], -torch.inf).softmax(1) * rows[:, None]
     scores = scores.reshape(h, w, h, w)
     shifted = torch.zeros_like(scores)
     for dy in range(-k, k + 1):
@@ -24,7 +26,15 @@ def all_pairs(x, mask, scale, k, renormalize, eps=1e-6):
                     if left < right:
                         part = scores[y + dy, left + dx : right + dx, v + dy, left + dx : right + dx]
                         shifted[y, left:right, v, left:right] += part
-    weights = shifted.reshape(h * w, h * w) * valid[None, :] * (~valid)[:, None]
+    return shifted.reshape(h * w, h * w) * columns[None, :] * rows[:, None]
+
+
+def all_pairs(x, mask, scale, k, renormalize, eps=1e-6):
+    """hole_attention's paper variant of one sample; x (C,H,W), mask (H,W) bool."""
+    c, h, w = x.shape
+    flat, valid = x.reshape(c, -1), mask.reshape(-1)
+    unit = x / x.norm(dim=0).clamp_min(eps)
+    weights = shifted_weights(unit, unit, ~mask, mask, scale, k)
     total = weights.sum(1, keepdim=True)
     if renormalize:
         weights = weights / total.clamp_min(1e-300)
@@ -35,12 +45,13 @@ def all_pairs(x, mask, scale, k, renormalize, eps=1e-6):
 @pytest.mark.parametrize("radius", [0, 1, 2, 9])
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("size", [(5, 7), (1, 6), (6, 1), (1, 1)])
-def test_forward_and_gradient_follow_the_equations(radius, renormalize, size):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_forward_and_gradient_follow_the_equations(radius, renormalize, size, backend):
     torch.manual_seed(radius)
     for share in (0.0, 0.2, 0.6, 1.0):
         x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
         mask = torch.rand(2, 1, *size) < share
-        output = hole_attention(x, mask, scale=7.0, radius=radius, renormalize=renormalize)
+        output = hole_attention(x, mask, scale=7.0, radius=radius, renormalize=renormalize, backend=backend)
         wanted = torch.stack([all_pairs(x[i], mask[i, 0], 7.0, radius, renormalize) for i in range(2)])
         torch.testing.assert_close(output, wanted, rtol=1e-10, atol=1e-12)
         probe = torch.randn_like(output)
@@ -48,12 +59,181 @@ def test_forward_and_gradient_follow_the_equations(radius, renormalize, size):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
-def test_gradcheck():
-    torch.manual_seed(0)
+def operands(dtype=torch.float64, n=2, c=3, cv=4, h=4, w=5, seed=0):
+    torch.manual_seed(seed)
+    query, key = torch.randn(2, n, c, h, w, dtype=torch.float64).to(dtype)
+    value = torch.randn(n, cv, h, w, dtype=torch.float64).to(dtype)
+    return [query, key, value, torch.rand(n, 1, h, w) > 0.4, torch.rand(n, 1, h, w) > 0.3]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_general_queries_keys_and_values(backend, renormalize):
+    query, key, value, is_query, is_key = operands()
+    is_key[1] = False  # a sample without keys
+    output = shift_attention(
+        query, key, value, is_query, is_key, scale=2.0, radius=1, renormalize=renormalize, backend=backend
+    )
+    for i in range(2):
+        weights = shifted_weights(query[i], key[i], is_query[i, 0], is_key[i, 0], 2.0, 1)
+        if renormalize:
+            weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-300)
+        wanted = (weights @ value[i].reshape(4, -1).T).T.reshape(4, 4, 5)
+        torch.testing.assert_close(output[i], wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("radius", [0, 1, 2])
+def test_gradcheck(backend, renormalize, radius):
+    query, key, value, is_query, is_key = operands(n=1, h=3, w=4)
+    leaves = [t.requires_grad_() for t in (query, key, value)]
+
+    def run(*leaves):
+        return shift_attention(
+            *leaves, is_query, is_key, scale=1.5, radius=radius, renormalize=renormalize, backend=backend
+        )
+
+    assert torch.autograd.gradcheck(run, leaves)
     x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
-    mask = torch.rand(1, 1, 3, 4) > 0.5
-    assert torch.autograd.gradcheck(lambda x: hole_attention(x, mask, scale=3.0), (x,))
-    assert torch.autograd.gradcheck(lambda x: hole_attention(x, mask, variant="released"), (x,))
+    for variant in ("paper", "released"):
+        assert torch.autograd.gradcheck(
+            lambda x: hole_attention(x, is_key, scale=3.0, variant=variant, backend=backend),  # noqa: B023
+            (x,),
+        )
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_only_asked_for_gradients_are_computed_and_right(wanted):
+    query, key, value, is_query, is_key = operands()
+    leaves = (query, key, value)
+    everything = [t.clone().requires_grad_() for t in leaves]
+    some = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
+    for tensors in (everything, some):
+        shift_attention(*tensors, is_query, is_key, radius=1).square().sum().backward()
+    for i, (mine, full) in enumerate(zip(some, everything, strict=True)):
+        assert (mine.grad is not None) == (i in wanted)
+        if i in wanted:
+            torch.testing.assert_close(mine.grad, full.grad)
+
+
+@pytest.mark.parametrize("height", [6, 40, 90])
+def test_blocks_of_any_size_give_the_same(height):
+    """The kernel's budget is fixed, so maps of different size stand for one block and for many with their halos."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, height, 70)
+    mask = torch.rand(1, 1, height, 70) > 0.5
+    leaves = [x.clone().requires_grad_() for _ in BACKENDS]
+    outputs = [hole_attention(leaf, mask, radius=2, backend=b) for leaf, b in zip(leaves, BACKENDS, strict=True)]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(leaves[1].grad, leaves[0].grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_error_is_at_most_twice_that_of_plain_pytorch(dtype, memory_format):
+    *maps, is_query, is_key = operands(dtype, c=16, cv=8, h=9, w=11)
+    maps = [t.to(memory_format=memory_format) for t in maps]
+    results = {}
+    for name, backend, tensors in (
+        ("exact", "reference", [t.double() for t in maps]),
+        ("plain", "reference", maps),
+        ("ours", "cpu", maps),
+    ):
+        leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
+        output = shift_attention(*leaves, is_query, is_key, radius=1, backend=backend)
+        probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
+        results[name] = [output.detach(), *torch.autograd.grad(output, leaves, probe)]
+    for i, (ours, plain, exact) in enumerate(zip(results["ours"], results["plain"], results["exact"], strict=True)):
+        allowed = (2 if i == 0 else 3) * (plain.double() - exact).abs().max()
+        allowed += torch.finfo(dtype).eps * exact.abs().max()
+        assert (ours.double() - exact).abs().max() <= allowed, i
+    assert results["ours"][0].is_contiguous(memory_format=memory_format)
+
+
+def test_float32_exponential_is_exact_to_a_few_roundings_over_its_range():
+    # One channel, one query per pixel, keys 0 and -x: the weight of the second key is 1/(1 + exp(x)).
+    x = torch.linspace(0, 80, 4001, dtype=torch.float64)
+    query, key = torch.zeros(4001, 1, 1, 3), torch.zeros(4001, 1, 1, 3)
+    query[..., 2], key[:, 0, 0, 1] = 1.0, -x.float()
+    value = torch.tensor([0.0, 1.0, 0.0]).expand(4001, 1, 1, 3).contiguous()
+    is_query, is_key = torch.tensor([False, False, True]), torch.tensor([True, True, False])
+    masks = [m.expand(4001, 1, 1, 3) for m in (is_query, is_key)]
+    weight = shift_attention(query, key, value, *masks, backend="cpu")[:, 0, 0, 2].double()
+    wanted = 1 / (1 + torch.exp(x.float().double()))
+    assert ((weight - wanted) / wanted).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
+def test_map_points_at_the_largest_weight(radius, share, monkeypatch):
+    torch.manual_seed(1)
+    x, mask = torch.randn(2, 3, 6, 7, dtype=torch.float64), torch.rand(2, 1, 6, 7) < share
+    unit = x / x.norm(dim=1, keepdim=True)
+    for missing in (False, True):
+        if missing:  # what devices without kernels get
+            monkeypatch.setitem(msa_ops.native.MISSING, "cpu", "pretended")
+        found = hole_attention_map(x, mask, scale=4.0, radius=radius).flatten(1)
+        for i in range(2):
+            weights = shifted_weights(unit[i], unit[i], ~mask[i, 0], mask[i, 0], 4.0, radius)
+            largest = weights.max(1).values
+            assert torch.equal(found[i] >= 0, largest > 0)
+            chosen = weights.gather(1, found[i].clamp_min(0)[:, None])[:, 0]
+            torch.testing.assert_close(chosen[largest > 0], largest[largest > 0], rtol=1e-12, atol=0)
+
+
+def test_opcheck():
+    query, key, value, is_query, is_key = operands(torch.float32)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        maps = [t.to(memory_format=layout).requires_grad_() for t in (query, key, value)]
+        torch.library.opcheck(
+            torch.ops.msa_ops.shift_attention_forward, (*maps, is_query, is_key, 1.5, 1, True), rtol=1e-3, atol=1e-4
+        )
+    torch.library.opcheck(torch.ops.msa_ops.shift_attention_argmax, (query, key, is_query, is_key, 1.5, 1))
+
+
+def test_compiles_without_a_graph_break():
+    x, mask = torch.randn(2, 4, 6, 5), torch.rand(2, 1, 6, 5) > 0.5
+    compiled = torch.compile(hole_attention, fullgraph=True, dynamic=True, backend="aot_eager")
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [f(leaf, mask) for f, leaf in zip((hole_attention, compiled), leaves, strict=True)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+
+
+def test_masks_of_a_batch_are_its_samples_own():
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 8, 8)
+    mask = torch.stack([torch.rand(1, 8, 8) > share for share in (0.02, 0.5, 0.98)])
+    together = hole_attention(x, mask)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], hole_attention(x[i : i + 1], mask[i : i + 1]))
+
+
+def test_memory_of_the_kernels_does_not_hold_the_scores_of_all_queries():
+    from torch.profiler import profile
+
+    x, mask = torch.randn(1, 8, 96, 96), torch.rand(1, 1, 96, 96) > 0.5
+    with profile(profile_memory=True) as profiler:
+        hole_attention(x, mask)
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    scores = int((mask == 0).sum()) * int(mask.sum()) * 4  # 85 MB
+    assert peak < 0.6 * scores
+
+
+def test_second_order_is_refused():
+    x = torch.randn(1, 3, 5, 5, requires_grad=True)
+    (grad,) = torch.autograd.grad(hole_attention(x, torch.rand(1, 1, 5, 5) > 0.5).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="shift_attention: second-order gradients are not supported"):
+        grad.sum().backward()
 
 
 def test_released_variant_is_attention_with_box_filtered_queries():
@@ -93,8 +273,17 @@ def test_empty_batch_and_refusals():
             hole_attention(x, mask, **options)
     with pytest.raises(ValueError, match=r"mask must have shape \(N, 1, H, W\) with N=1, H=4, W=4"):
         hole_attention(x, mask[..., :3])
-    with pytest.raises(RuntimeError, match="hole_attention has no cuda kernels"):
+    with pytest.raises(RuntimeError, match="shift_attention has no cuda kernels"):
         hole_attention(x, mask, backend="cuda")
+    for arguments, message in (
+        ((x, x[:, :2], x), r"key must have the shape of query, \(1, 3, 4, 4\), got \(1, 2, 4, 4\)"),
+        ((x, x, x[..., :3]), "value must have batch and size of query"),
+        ((x, x.double(), x), "key must have the dtype of query"),
+        ((x, x, x.to(torch.complex64)), "value must have a real floating-point dtype"),
+        ((x, x, x, mask[..., :2]), "query_mask must have shape"),
+    ):
+        with pytest.raises(ValueError, match=f"msa_ops::shift_attention: {message}"):
+            shift_attention(*arguments)
 
 
 def test_module_is_the_function():
