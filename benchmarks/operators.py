@@ -1,8 +1,8 @@
 """``python -m benchmarks.operators``: the operators against what a user could run instead.
 
-Suites: ``layers`` (the generator's 16 partial convolutions), ``generator`` (the whole network's forward),
-``upcat-rule`` (where the decoder's four-phase form starts to win). Results go to benchmarks/results/, and
-``python -m benchmarks.report`` puts them into the README.
+Suites: ``layers`` (the generator's 16 partial convolutions), ``attention`` (its two attention stages), ``generator``
+(the whole network's forward), ``upcat-rule`` (where the decoder's four-phase form starts to win).
+Results go to benchmarks/results/, and ``python -m benchmarks.report`` puts them into the README.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from tqdm import tqdm
 
 from msa_model import Generator
 from msa_model.masks import free_form_mask
-from msa_ops import partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import hole_attention, partial_conv2d_upcat, partial_conv_upcat
 
 from . import harness
+from .competitors import dense_hole_attention
 from .layers import layer_cases
+from .report import TABLES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOLE = (0.2, 0.3)
@@ -140,7 +142,43 @@ def upcat_rule(device: torch.device, dtype: torch.dtype, size: int, batch: int, 
     return {"batch": batch, "rows": rows}
 
 
-SUITES = {"layers": layers, "generator": generator, "upcat-rule": upcat_rule}
+def attention(device: torch.device, dtype: torch.dtype, size: int, batch: int, rounds: int) -> dict:
+    """hole_attention at the generator's two stages, 25 % hole: ours, the N×N matrix, the gathered plain version."""
+    rows = []
+    for channels, side, samples in ((128, size // 4, 1), (256, size // 8, batch)):
+        mask = torch.stack([free_form_mask(side, side, (0.24, 0.26), 7 + i) for i in range(samples)]).to(device)
+        x = torch.randn(samples, channels, side, side, device=device).to(dtype)
+        contestants = {
+            "ours": functools.partial(hole_attention, mask=mask),
+            "N×N matrix": functools.partial(dense_hole_attention, mask=mask),
+            "gathered": functools.partial(hole_attention, mask=mask, backend="reference"),
+        }
+        exact, plain = dense_hole_attention(x.double(), mask), contestants["N×N matrix"](x)
+        leaf, grad = x.clone().requires_grad_(), torch.randn_like(x)
+
+        def step(run, leaf=leaf, grad=grad):
+            return lambda: torch.autograd.grad(run(leaf), leaf, grad)
+
+        with torch.no_grad():
+            passed = harness.agrees(contestants["ours"](x), plain, exact)
+            runs = {name: functools.partial(run, x) for name, run in contestants.items()}
+            forward = harness.interleave(runs, device, rounds)
+            memory = harness.peak_extra_bytes(runs["ours"], device)
+        both = harness.interleave({name: step(run) for name, run in contestants.items()}, device, rounds)
+        rows.append(
+            {
+                "map": f"{samples}×{channels}×{side}×{side}",
+                "passed": passed,
+                "forward_ms": {name: round(t.median, 3) for name, t in forward.items()},
+                "forward_backward_ms": {name: round(t.median, 3) for name, t in both.items()},
+                "forward extra MiB": round(memory / 2**20, 1),
+                "backward extra MiB": round(harness.peak_extra_bytes(step(contestants["ours"]), device) / 2**20, 1),
+            }
+        )
+    return {"rows": rows}
+
+
+SUITES = {"layers": layers, "attention": attention, "generator": generator, "upcat-rule": upcat_rule}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -159,23 +197,11 @@ def main(argv: list[str] | None = None) -> int:
     for suite in arguments.suite or SUITES:
         content[suite] = SUITES[suite](device, dtype, arguments.size, arguments.batch, arguments.rounds)
         print(f"\n{suite}, {arguments.dtype}, batch {arguments.batch}, {arguments.size}x{arguments.size}")
-        print_suite(content[suite])
+        print(TABLES[suite](content[suite]))
     if not arguments.no_save:
         name = "operators" if arguments.dtype == "float32" else f"operators-{arguments.dtype}"
         print("\nwritten:", harness.save(name, device, content).relative_to(harness.RESULTS.parent.parent))
     return 0
-
-
-def print_suite(suite: dict) -> None:
-    from .report import layer_table, rule_table, whole_table
-
-    rows = suite["rows"]
-    if "sum" in suite:
-        print(layer_table(suite))
-    elif isinstance(rows, dict):
-        print(whole_table(suite))
-    else:
-        print(rule_table(suite))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,31 @@ def layer_table(suite: dict) -> str:
     return table(header, rows)
 
 
+def attention_table(suite: dict) -> str:
+    """Times of the plain versions over ours, and our extra memory."""
+    rows = []
+    for row in suite["rows"]:
+        if not row["passed"]:
+            rows.append([row["map"], "outputs differ", "", "", "", "", ""])
+            continue
+        ratios = [
+            f"{times[name] / times['ours']:.1f}"
+            for name in ("N×N matrix", "gathered")
+            for times in (row["forward_ms"], row["forward_backward_ms"])
+        ]
+        rows.append([row["map"], *ratios, row["forward extra MiB"], row["backward extra MiB"]])
+    header = [
+        "features",
+        "N×N matrix / ours, forward",
+        "forward + backward",
+        "gathered / ours, forward",
+        "forward + backward",
+        "extra MiB, forward",
+        "forward + backward",
+    ]
+    return table(header, rows)
+
+
 def whole_table(suite: dict) -> str:
     rows = [
         [name, f"{row['fused ms']:.0f}", f"{row['reference ms']:.0f}", f"**{row['reference / fused']:.2f}**"]
@@ -66,6 +91,10 @@ def whole_table(suite: dict) -> str:
 def rule_table(suite: dict) -> str:
     header = ["channels", "small pixels", "concat / phases", "rule picks"]
     return table(header, [[row[name] for name in header] for row in suite["rows"]])
+
+
+#: How a suite of benchmarks.operators is shown.
+TABLES = {"layers": layer_table, "attention": attention_table, "generator": whole_table, "upcat-rule": rule_table}
 
 
 def section(path: Path) -> str:
@@ -85,6 +114,12 @@ def section(path: Path) -> str:
             "the forward's peak beyond that of the bare convolution, in units of the layer's input.\n"
         )
         parts.append(layer_table(suite) + "\n")
+    if suite := content.get("attention"):
+        parts.append(
+            "The two attention stages, 25 % hole, k = 1. *N×N matrix* is Eqs. 6-8 as one writes them down in PyTorch, "
+            "*gathered* our plain reference on hole × background pixels:\n"
+        )
+        parts.append(attention_table(suite) + "\n")
     if suite := content.get("generator"):
         parts.append(f"The whole network, {suite['size']}×{suite['size']}, batch {suite['batch']}:\n")
         parts.append(whole_table(suite) + "\n")
