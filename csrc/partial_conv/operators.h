@@ -248,10 +248,10 @@ struct PartialConvUpcat {
     check_map(weight, low, where, "weight");
     STD_TORCH_CHECK(has_shape(skip, {low.size(0), skip.size(1), 2 * low.size(2), 2 * low.size(3)}), "msa_ops::", where,
                     ": skip must be twice as high and wide as low, got ", shape_of(skip), " and ", shape_of(low));
-    STD_TORCH_CHECK(
-        low.size(1) > 0 && skip.size(1) > 0 && has_shape(weight, {weight.size(0), low.size(1) + skip.size(1), 3, 3}),
-        "msa_ops::", where, ": weight must have shape (C_out, ", low.size(1) + skip.size(1), ", 3, 3), got ",
-        shape_of(weight));
+    STD_TORCH_CHECK(low.size(1) > 0 && skip.size(1) > 0 && weight.size(0) > 0 &&
+                        has_shape(weight, {weight.size(0), low.size(1) + skip.size(1), 3, 3}),
+                    "msa_ops::", where, ": weight must have shape (C_out, ", low.size(1) + skip.size(1),
+                    ", 3, 3), got ", shape_of(weight));
     check_mask(low_mask, low, 1, where, "low_mask");
     check_mask(skip_mask, skip, 1, where, "skip_mask");
   }
