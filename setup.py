@@ -26,7 +26,7 @@ DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
 CPP_SOURCES = ["csrc/library.cpp", "csrc/partial_conv/cpu.cpp", "csrc/pixel_attention/cpu.cpp"]
-CUDA_SOURCES = ["csrc/partial_conv/cuda.cu"]
+CUDA_SOURCES = ["csrc/partial_conv/cuda.cu", "csrc/pixel_attention/cuda.cu"]
 CUDA_EXTENSION = "msa_ops._cuda"
 
 
