@@ -1,31 +1,40 @@
 """Who can take which inputs, why not, and how ``backend="auto"`` picks.
 
-``auto`` picks the compiled kernels of the input's device where they can take the input, and the plain PyTorch
-reference elsewhere. Any other name is taken at its word: if that backend cannot take the input, the call fails with all
-the reasons.
+``auto`` picks the first of `preferred` that can take the input, and the plain PyTorch reference where none can. Any
+other name is taken at its word: if that backend cannot take the input, the call fails with all the reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
 
 import torch
 
 from . import native
 
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
-NATIVE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = {
+    "cpu": (torch.float64, torch.float32, *HALVES),
+    "cuda": (torch.float64, torch.float32, *HALVES),
+    "triton": (torch.float32, *HALVES),
+}
 
 #: Operators that have kernels, per backend that is not the reference.
 KERNELS: dict[str, set[str]] = {
     "cpu": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
-    "cuda": {"partial_conv2d", "partial_conv2d_upcat"},
-    "triton": set(),
+    "cuda": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
+    "triton": {"shift_attention"},
 }
 OPERATORS = ("partial_conv2d", "partial_conv2d_upcat", "shift_attention")
 
-#: Operators may add conditions of their own: (backend, tensors) -> reasons.
-EXTRA_CONDITIONS: dict[str, Callable[[str, Sequence[torch.Tensor]], list[str]]] = {}
+
+def preferred(op: str, tensor: torch.Tensor) -> tuple[str, ...]:
+    """The backends that ``auto`` tries, best first: on CUDA the Triton kernels for float16 and bfloat16, whose products
+    run on the tensor cores, and else the compiled kernels of the device."""
+    if tensor.device.type == "cuda" and tensor.dtype in HALVES and op in KERNELS["triton"]:
+        return "triton", "cuda"
+    return (tensor.device.type,) if tensor.device.type in ("cpu", "cuda") else ()
 
 
 def not_supported_reasons(op: str, backend: str, *inputs: object) -> list[str]:
@@ -51,19 +60,24 @@ def not_supported_reasons(op: str, backend: str, *inputs: object) -> list[str]:
     missing = native.MISSING.get(backend)
     if missing is not None:
         reasons.append(missing)
-    device_type = "cpu" if backend == "cpu" else "cuda"
+    device_type = "cpu" if backend == "cpu" or (backend == "triton" and interpreted()) else "cuda"
     tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
     for tensor in tensors:
         if tensor.device.type != device_type:
             reasons.append(f"it runs on {device_type} tensors, got one on {tensor.device}")
             break
     for tensor in tensors:
-        if tensor.dtype not in NATIVE_DTYPES and tensor.dtype not in (torch.bool, torch.uint8):
+        if tensor.dtype not in DTYPES[backend] and tensor.dtype not in (torch.bool, torch.uint8):
             reasons.append(f"it has no kernel for {tensor.dtype}")
             break
-    if op in EXTRA_CONDITIONS:
-        reasons += EXTRA_CONDITIONS[op](backend, tensors)
+    if backend == "triton" and interpreted() and any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        reasons.append("Triton's interpreter cannot multiply torch.bfloat16")
     return reasons
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a GPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def choose(op: str, backend: str, *inputs: object) -> str:
@@ -74,9 +88,9 @@ def choose(op: str, backend: str, *inputs: object) -> str:
         RuntimeError: a named backend that cannot take the inputs, with every reason.
     """
     if backend == "auto":
-        device_type = next(x.device.type for x in inputs if isinstance(x, torch.Tensor))
-        native_backend = device_type if device_type in ("cpu", "cuda") else "reference"
-        return "reference" if not_supported_reasons(op, native_backend, *inputs) else native_backend
+        first = next(x for x in inputs if isinstance(x, torch.Tensor))
+        able = (name for name in preferred(op, first) if not not_supported_reasons(op, name, *inputs))
+        return next(able, "reference")
     reasons = not_supported_reasons(op, backend, *inputs)
     if reasons:
         raise RuntimeError(f"msa_ops::{op}: backend {backend!r} cannot run: {'; '.join(reasons)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -91,3 +92,9 @@ def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
         return t.to(dtype) if eligible else t
 
     return [cast(t) for t in tensors]
+
+
+def without_autocast(like: Tensor) -> contextlib.AbstractContextManager:
+    """Switches autocast off on the device of `like`, where there is such a thing."""
+    device_type = like.device.type
+    return torch.autocast(device_type, enabled=False) if device_type in ("cpu", "cuda") else contextlib.nullcontext()

@@ -1,8 +1,12 @@
-"""Loads the compiled part, once, without ever failing: what is missing is remembered, with the reason."""
+"""Loads the compiled part, once, without ever failing: what is missing is remembered, with the reason. Triton is only
+looked for, and imported when first used."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -38,6 +42,19 @@ def _load_cuda(missing_cpu: str | None) -> str | None:
     return None
 
 
-#: Why the compiled kernels of a device cannot be used; None where they can.
+def _find_triton(missing_cpu: str | None) -> str | None:
+    """Why the Triton kernels cannot be used, or None."""
+    if missing_cpu:  # their operators take the schemas of the compiled ones
+        return missing_cpu
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    compilers = [os.environ.get("CC"), "gcc", "clang", "cc"]
+    if not any(shutil.which(name) for name in compilers if name):
+        return "triton needs a C compiler when it first runs a kernel, and none was found (CC, gcc, clang, cc)"
+    return None
+
+
+#: Why the kernels of a backend cannot be used; None where they can.
 MISSING: dict[str, str | None] = {"cpu": _load_cpu()}
 MISSING["cuda"] = _load_cuda(MISSING["cpu"])
+MISSING["triton"] = _find_triton(MISSING["cpu"])

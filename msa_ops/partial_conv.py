@@ -19,6 +19,7 @@ from .reference import partial_conv as reference
 GroupedMask = Sequence[tuple[int, Tensor]]
 
 OP = "partial_conv2d"
+MOST_GROUPS = 16  # planes of different widths that the CUDA kernels take; more become one plane per channel
 
 
 def partial_conv2d(
@@ -96,6 +97,8 @@ def partial_conv2d(
             input, full, weight, bias, strides, paddings, dilations, groups, scale == "sum", input_is_masked
         )
         return output, new_mask.to(mask_dtype)
+    if len(plane_channels) > MOST_GROUPS and len(set(plane_channels)) > 1:
+        planes, plane_channels = _one_per_channel(planes, plane_channels), [1] * input.shape[1]
     # The kernels weigh each plane by the channels it covers, so their s is C/entries times the s of the definition.
     numerator = input.shape[1] // entries if scale == "sum" else kernel[0] * kernel[1] * input.shape[1]
     output, new_mask, _ = torch.ops.msa_ops.partial_conv2d_forward(
@@ -178,9 +181,10 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def refuse_second_order(name: str) -> None:
     """Registers an autograd formula for the backward operator `name` that says why there is none."""
+    op = name.removesuffix("_backward").removesuffix("_triton")
 
     def refuse(ctx, *grads):
-        raise RuntimeError(f"msa_ops::{name.removesuffix('_backward')}: second-order gradients are not supported")
+        raise RuntimeError(f"msa_ops::{op}: second-order gradients are not supported")
 
     torch.library.register_autograd(f"msa_ops::{name}", refuse)
 

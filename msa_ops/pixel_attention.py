@@ -45,7 +45,7 @@ def shift_attention(
         scale: finite.
         radius: k ≥ 0; larger than the map is legal.
         renormalize: divide by Σ_q s'(p,q).
-        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"`` (see :mod:`msa_ops.backends`).
 
     Returns:
         (N, Cv, H, W) in the dtype of value; zero where query_mask is 0, and where a sample has no key.
@@ -54,12 +54,18 @@ def shift_attention(
         ValueError: shapes, dtypes, devices or options that do not fit.
         RuntimeError: a named backend that cannot take the inputs.
 
-    Arithmetic and statistics are float32 (float64 for float64). Work is proportional to queries × keys. Gradients flow
-    to query, key and value; second order is refused by the kernels. Deterministic for a given number of threads. Extra
-    memory of the CPU kernels, forward: the gathered inputs and 20 MiB of scores, or those of 2·radius+1 map rows where
-    these need more; the backward twice that. The reference keeps all scores for its gradient.
+    Statistics and sums are float32 (float64 for float64). The Triton kernels, which ``auto`` takes for float16 and
+    bfloat16 on CUDA, multiply in the dtype of the inputs, as torch's own attention does; float32 is multiplied as TF32
+    there only if ``torch.backends.cuda.matmul.allow_tf32`` says so. Under autocast, query, key and value are cast as
+    those of torch's attention are.
+
+    Work is proportional to queries × keys, per sample; on CUDA without ever waiting for the device. Gradients flow to
+    query, key and value; second order is refused by the kernels. Deterministic (on the CPU, for a given number of
+    threads). Extra memory: on the CPU the gathered inputs and up to 40 MiB for a block of scores, forward and backward;
+    on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its gradient.
     """
     op = "shift_attention"
+    query, key, value = checks.autocast(query, key, value)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         checks.check_features(op, name, tensor)
     checks.check_like(op, "key", key, "query", query)
@@ -76,9 +82,10 @@ def shift_attention(
         masks.append(mask if mask.dtype == torch.bool else mask != 0)
     _check_options(op, scale, radius)
     arguments = (query, key, value, *masks, float(scale), radius, renormalize)
-    if backends.choose(op, backend, query, key, value) == "reference":
+    chosen = backends.choose(op, backend, query, key, value)
+    if chosen == "reference":
         return reference.shift_attention(*arguments)
-    return torch.ops.msa_ops.shift_attention_forward(*arguments)[0]
+    return _operator("forward", chosen)(*arguments)[0]
 
 
 def hole_attention(
@@ -117,15 +124,18 @@ def hole_attention(
     Raises:
         ValueError, RuntimeError: as :func:`shift_attention`.
 
-    Gradients flow to features through queries, keys and values. float16 and bfloat16 features are attended in float32.
-    Memory, determinism and cost: see :func:`shift_attention`.
+    Gradients flow to features through queries, keys and values. float16 and bfloat16 features (float32 ones under
+    autocast too) are multiplied as such where tensor cores take them, which is on CUDA in the paper's variant;
+    everything else is float32 or better. Memory, determinism and cost: see :func:`shift_attention`.
     """
     valid = _check_holes("hole_attention", features, mask, scale, radius, variant, eps)
-    wide = features.to(statistics_dtype(features.dtype))
-    query, key, value, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
-    attended = shift_attention(
-        query, key, value, ~valid, keys, renormalize=renormalize and variant == "paper", backend=backend, **options
-    )
+    narrow = _operand_dtype(features, variant)
+    with checks.without_autocast(features):
+        wide = features.to(statistics_dtype(features.dtype))
+        *maps, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
+        query, key, value = (t.to(narrow) for t in maps)
+        renormalize = renormalize and variant == "paper"
+        attended = shift_attention(query, key, value, ~valid, keys, renormalize=renormalize, backend=backend, **options)
     # Without background there is nothing to fill from.
     fillable = ~valid & valid.flatten(1).any(1)[:, None, None, None]
     return torch.where(fillable, attended.to(features.dtype), features)
@@ -139,11 +149,13 @@ def hole_attention_map(
     radius: int = 1,
     variant: str = "paper",
     eps: float = 1e-6,
+    backend: str = "auto",
 ) -> Tensor:
     """Where every hole pixel looks: the background pixel with the largest s' of :func:`hole_attention`.
 
     Args:
-        features, mask, scale, radius, variant, eps: as for :func:`hole_attention`.
+        features, mask, scale, radius, variant, eps, backend: as for :func:`hole_attention`; here always in float32 or
+            better.
 
     Returns:
         (N, H, W) int64, the flat index y·W + x of that pixel (the first of equals); -1 at background pixels and where
@@ -153,14 +165,15 @@ def hole_attention_map(
         ValueError: as :func:`hole_attention`.
     """
     valid = _check_holes("hole_attention_map", features, mask, scale, radius, variant, eps)
-    with torch.no_grad():
+    with torch.no_grad(), checks.without_autocast(features):
         wide = features.to(statistics_dtype(features.dtype))
         query, key, _, _, options = _hole_operands(wide, valid, scale, radius, variant, eps)
         # The map points at background pixels only, also for the released variant, whose keys are all pixels.
         arguments = (query, key, ~valid, valid, float(options["scale"]), options["radius"])
-        if backends.choose("shift_attention", "auto", query) == "reference":
+        chosen = backends.choose("shift_attention", backend, query)
+        if chosen == "reference":
             return reference.shift_attention_argmax(*arguments)
-        return torch.ops.msa_ops.shift_attention_argmax(*arguments)
+        return _operator("argmax", chosen)(*arguments)
 
 
 def _check_options(op: str, scale: float, radius: int) -> None:
@@ -181,6 +194,14 @@ def _check_holes(
     if variant not in VARIANTS:
         checks.fail(op, f"variant must be one of {', '.join(map(repr, VARIANTS))}, got {variant!r}")
     return mask if mask.dtype == torch.bool else mask != 0
+
+
+def _operand_dtype(features: Tensor, variant: str) -> torch.dtype:
+    """The dtype of hole_attention's products. Unit vectors are safe in any; the released variant's queries, sums of
+    raw features, overflow float16."""
+    (cast,) = checks.autocast(features)
+    narrow = variant == "paper" and features.device.type == "cuda" and cast.dtype in backends.HALVES
+    return cast.dtype if narrow else statistics_dtype(features.dtype)
 
 
 def _hole_operands(
@@ -225,8 +246,8 @@ class HoleAttention(nn.Module):
 
 
 def _fake_forward(query, key, value, query_mask, key_mask, scale, radius, renormalize):
-    statistics = query.new_empty((query.shape[0], query.shape[2] * query.shape[3]), dtype=statistics_dtype(query.dtype))
-    return fake_map(value, value.shape), statistics, torch.empty_like(statistics)
+    per_pixel = query.shape[0], query.shape[2] * query.shape[3], 3
+    return fake_map(value, value.shape), query.new_empty(per_pixel, dtype=statistics_dtype(query.dtype))
 
 
 def _fake_backward(
@@ -237,8 +258,7 @@ def _fake_backward(
     query_mask,
     key_mask,
     output,
-    log_sums,
-    row_sums,
+    statistics,
     scale,
     radius,
     renormalize,
@@ -253,28 +273,84 @@ def _fake_argmax(query, key, query_mask, key_mask, scale, radius):
 
 def _setup_context(ctx, inputs, output):
     *tensors, scale, radius, renormalize = inputs
-    result, log_sums, row_sums = output
-    ctx.save_for_backward(*tensors, result, log_sums, row_sums)
+    result, statistics = output
+    ctx.save_for_backward(*tensors, result, statistics)
     ctx.arguments = scale, radius, renormalize
-    ctx.mark_non_differentiable(log_sums, row_sums)
+    ctx.mark_non_differentiable(statistics)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_output, grad_log_sums, grad_row_sums):
-    needed = list(ctx.needs_input_grad[:3])
-    if grad_output is None or not any(needed):
-        return (None,) * 8
-    grads = torch.ops.msa_ops.shift_attention_backward(grad_output, *ctx.saved_tensors, *ctx.arguments, needed)
-    return *grads, *(None,) * 5
+def _backward_with(backend: str):
+    def backward(ctx, grad_output, grad_statistics):
+        needed = list(ctx.needs_input_grad[:3])
+        if grad_output is None or not any(needed):
+            return (None,) * 8
+        grads = _operator("backward", backend)(grad_output, *ctx.saved_tensors, *ctx.arguments, needed)
+        return *grads, *(None,) * 5
+
+    return backward
 
 
-def _register() -> None:
-    torch.library.register_fake("msa_ops::shift_attention_forward", _fake_forward)
-    torch.library.register_fake("msa_ops::shift_attention_backward", _fake_backward)
-    torch.library.register_fake("msa_ops::shift_attention_argmax", _fake_argmax)
-    torch.library.register_autograd("msa_ops::shift_attention_forward", _backward, setup_context=_setup_context)
-    refuse_second_order("shift_attention_backward")
+def _pairs(query_mask: Tensor, key_mask: Tensor) -> int:
+    """Queries × keys, added up over samples; all pixels of a map whose masks hold no data (fake, meta)."""
+    if query_mask.is_meta or isinstance(query_mask, torch._subclasses.FakeTensor):
+        return query_mask[:, 0].numel() * query_mask.shape[2] * query_mask.shape[3]
+    return int((query_mask.flatten(1).sum(1) * key_mask.flatten(1).sum(1)).sum())
+
+
+def _flops_forward(query, key, value, query_mask, key_mask, *args, **kwargs) -> int:
+    """Of the two products, Q Kᵀ and s' V; scores that a kernel makes again do not count."""
+    return 2 * _pairs(query_mask, key_mask) * (query.shape[1] + value.shape[1])
+
+
+def _flops_backward(grad_output, query, key, value, query_mask, key_mask, *args, **kwargs) -> int:
+    """Of Q Kᵀ, made again, and the products of the asked-for gradients."""
+    needed = args[-1]
+    score_products = (1 + needed[0] + needed[1]) * query.shape[1]
+    value_products = (bool(needed[0] or needed[1]) + needed[2]) * value.shape[1]
+    return 2 * _pairs(query_mask, key_mask) * (score_products + value_products)
+
+
+def _name(direction: str, backend: str) -> str:
+    return f"shift_attention_{'triton_' if backend == 'triton' else ''}{direction}"
+
+
+def _operator(direction: str, backend: str):
+    """The registered operator: one for the compiled kernels, which dispatch on the device, one for Triton's."""
+    return getattr(torch.ops.msa_ops, _name(direction, backend))
+
+
+def _register(backend: str) -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    name = {direction: f"msa_ops::{_name(direction, backend)}" for direction in ("forward", "backward", "argmax")}
+    torch.library.register_fake(name["forward"], _fake_forward)
+    torch.library.register_fake(name["backward"], _fake_backward)
+    torch.library.register_fake(name["argmax"], _fake_argmax)
+    torch.library.register_autograd(name["forward"], _backward_with(backend), setup_context=_setup_context)
+    refuse_second_order(_name("backward", backend))
+    register_flop_formula(_operator("forward", backend), get_raw=True)(_flops_forward)
+    register_flop_formula(_operator("backward", backend), get_raw=True)(_flops_backward)
+
+
+def _define_triton() -> None:
+    """Operators with the schemas of the compiled ones, whose kernels are imported when first called."""
+
+    def kernel(direction):
+        def run(*args):
+            from .triton import pixel_attention as kernels
+
+            return getattr(kernels, direction)(*args)
+
+        return run
+
+    for direction in ("forward", "backward", "argmax"):
+        arguments = str(_operator(direction, "cuda").default._schema).split("(", 1)[1]
+        torch.library.define(f"msa_ops::{_name(direction, 'triton')}", f"({arguments}")
+        torch.library.impl(f"msa_ops::{_name(direction, 'triton')}", ("cpu", "cuda"), kernel(direction))
 
 
 if native.MISSING["cpu"] is None:
-    _register()
+    _register("cuda")
+    _define_triton()
+    _register("triton")

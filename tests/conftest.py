@@ -7,6 +7,9 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuB
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # heeded when triton is imported, which msa_ops does
+
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 

@@ -62,6 +62,7 @@ void launch_walk(const Extent& extent, const Work& work, cudaStream_t stream) {
   const int64_t packs_per_row = extent.c * extent.w / V;
   const int64_t packs = extent.n * extent.h * packs_per_row;
   if (packs == 0) return;
+  STD_TORCH_CHECK(packs_per_row <= kMaxPacks, "msa_ops: rows of more than 2^30 elements are not supported on CUDA");
   const bool whole = packs <= kMaxPacks;
   const int64_t samples = whole ? extent.n : 1;
   const int64_t rows = whole ? extent.h : std::max<int64_t>(1, std::min(extent.h, kMaxPacks / packs_per_row));

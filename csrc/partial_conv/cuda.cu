@@ -414,12 +414,13 @@ struct CudaKernels {
   static Tensor bias_gradient(const Tensor& grad, const Tensor& ratio) {
     Tensor result = empty_on(grad, {grad.size(1)}, grad.scalar_type());
     const int64_t channels = grad.size(1), rows = grad.size(0) * grad.size(2);
+    if (channels == 0) return result;
     dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
       using T = decltype(type);
       const auto g = view<const T>(grad);
       const bool by_channel = fastest_of(g) == Fastest::kChannel;
-      // Enough slices to fill the chip, each with enough pixels to be worth a block. The number depends on the shape
-      // alone, so the sum's order does too.
+      // Enough slices to fill the chip, each with enough pixels to be worth a block. The number depends on shape and
+      // layout alone, so the sum's order does too.
       const int64_t groups = by_channel ? (channels + kSumLanes - 1) / kSumLanes : channels;
       const int64_t worth = std::min(rows, rows * g.w / kThreads);
       const int64_t slices = std::max<int64_t>(1, std::min<int64_t>(1024 / groups, worth));

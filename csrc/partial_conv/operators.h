@@ -67,7 +67,7 @@ struct PartialConv {
 
     Tensor ratio = empty_on(input, {n, 1, h, w}, accumulator_dtype(input.scalar_type()));
     Tensor new_mask = empty_on(input, {n, 1, h, w}, ScalarType::Bool);
-    if (n > 0) {
+    if (ratio.numel() > 0) {
       Tensor counts = empty_on(input, {n, 1, input.size(2), input.size(3)}, ScalarType::Int);
       Kernels::count_valid(mask, plane_channels, counts);
       Kernels::window_ratios(counts, window, numerator, ratio, new_mask);
@@ -172,7 +172,7 @@ struct PartialConvUpcat {
 
     Tensor ratio = empty_on(skip, {n, 1, h, w}, accumulator_dtype(skip.scalar_type()));
     Tensor new_mask = empty_on(skip, {n, 1, h, w}, ScalarType::Bool);
-    if (n > 0) {
+    if (ratio.numel() > 0) {
       Tensor counts = empty_on(skip, {n, 1, h, w}, ScalarType::Int);
       Kernels::count_valid_upcat(low_mask, low.size(1), skip_mask, skip.size(1), counts);
       Kernels::window_ratios(counts, {3, 3, 1, 1, 1, 1, 1, 1}, numerator, ratio, new_mask);

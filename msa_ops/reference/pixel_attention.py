@@ -30,7 +30,7 @@ def shift_attention(
     renormalize: bool,
 ) -> Tensor:
     """Maps (N,C,H,W), bool masks (N,1,H,W); returns (N,Cv,H,W), zero where query_mask is False."""
-    if value.numel() == 0 or query.shape[0] == 0:
+    if value.numel() == 0 or value.is_meta:
         return torch.zeros_like(value)
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     samples = zip(query.to(wide), key.to(wide), value.to(wide), query_mask, key_mask, strict=True)
@@ -42,6 +42,7 @@ def _one_sample(
     query: Tensor, key: Tensor, value: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, k: int, renorm: bool
 ) -> Tensor:
     c, h, w = value.shape
+    k = min(k, max(h, w) - 1)  # further shifts leave the map
     queries, keys = query_mask.flatten().nonzero()[:, 0], key_mask.flatten().nonzero()[:, 0]
     if len(queries) == 0 or len(keys) == 0:
         return value * 0.0
@@ -71,6 +72,8 @@ def shift_attention_argmax(
     term, for blocks of queries."""
     n, _, h, w = query.shape
     result = torch.full((n, h * w), -1, dtype=torch.int64, device=query.device)
+    if query.is_meta:
+        return result.view(n, h, w)
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     rows_per_block = max(1, SCORES_PER_BLOCK // max(1, h * w))
     for i in range(n):

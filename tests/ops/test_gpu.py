@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import hole_attention, partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
 
 from . import masks
 
@@ -18,25 +18,44 @@ def phases_at_any_size(monkeypatch):
     monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
 
 
-@pytest.fixture(params=["partial_conv2d", "partial_conv2d_upcat"])
-def step(request):
-    """A forward and backward on fixed tensors; returns output, mask' and gradients."""
+def _on_cuda(*shape):
+    return torch.randn(shape, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
+
+
+def _partial_conv(is_upcat):
     n, c, h, w = SIZE
-    x = torch.randn(SIZE, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
-    low = torch.randn(n, 8, h // 2, w // 2, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
+    x, low = _on_cuda(*SIZE), _on_cuda(n, 8, h // 2, w // 2)
     mask, low_mask = masks.random_plane(0.5, n, h, w).cuda(), masks.random_plane(0.5, n, h // 2, w // 2).cuda()
-    is_upcat = request.param == "partial_conv2d_upcat"
     weight = torch.randn(4, c + 8 * is_upcat, 3, 3, device="cuda", requires_grad=True)
     bias = torch.randn(4, device="cuda", requires_grad=True)
-    upstream = torch.randn(n, 4, h, w, device="cuda")
-    leaves = (low, x, weight, bias) if is_upcat else (x, weight, bias)
+    if is_upcat:
+        inputs = low, x, weight, bias
+        return inputs, lambda: partial_conv2d_upcat(low, low_mask, x, mask, weight, bias, backend="cuda")
+    return (x, weight, bias), lambda: partial_conv2d(x, mask, weight, bias, padding=1, backend="cuda")
+
+
+def _attention(backend):
+    x, mask = _on_cuda(*SIZE), masks.random_plane(0.5, SIZE[0], *SIZE[2:]).cuda()
+    return (x,), lambda: (hole_attention(x, mask, renormalize=True, backend=backend),)
+
+
+STEPS = {
+    "partial_conv2d": lambda: _partial_conv(False),
+    "partial_conv2d_upcat": lambda: _partial_conv(True),
+    "hole_attention": lambda: _attention("cuda"),
+    "hole_attention_triton": lambda: _attention("triton"),
+}
+
+
+@pytest.fixture(params=STEPS)
+def step(request):
+    """A forward and backward on fixed tensors; returns the outputs and the gradients."""
+    leaves, forward = STEPS[request.param]()
+    upstream = torch.randn_like(forward()[0])
 
     def run():
-        if is_upcat:
-            output, new_mask = partial_conv2d_upcat(low, low_mask, x, mask, weight, bias, backend="cuda")
-        else:
-            output, new_mask = partial_conv2d(x, mask, weight, bias, padding=1, backend="cuda")
-        return output, new_mask, *torch.autograd.grad(output, leaves, upstream)
+        outputs = forward()
+        return *outputs, *torch.autograd.grad(outputs[0], leaves, upstream)
 
     run.inputs = leaves
     return run
@@ -112,6 +131,15 @@ def test_forward_needs_one_copy_of_the_input_more_than_a_bare_convolution(is_mas
     options = {"padding": 1, "input_is_masked": is_masked, "backend": "cuda"}
     more = peak(lambda: partial_conv2d(x, mask, weight, **options)) - peak(lambda: F.conv2d(x, weight, padding=1))
     assert more <= (copies + 0.25) * x.numel() * x.element_size()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_memory_is_far_below_one_dense_matrix(dtype):
+    x = torch.randn(1, 128, 128, 128, device="cuda", dtype=dtype).to(memory_format=torch.channels_last)
+    mask = masks.random_plane(0.75, 1, 128, 128).cuda()
+    assert peak(lambda: hole_attention(x, mask)) <= 64 * 2**20  # one dense float32 matrix is 1 GiB
+    x.requires_grad_()
+    assert peak(lambda: hole_attention(x, mask).sum().backward()) <= 128 * 2**20
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

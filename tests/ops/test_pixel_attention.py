@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-import msa_ops
 from msa_ops import HoleAttention, hole_attention, hole_attention_map, shift_attention
 
-BACKENDS = ["reference", "cpu"]
+from .tolerances import assert_accurate
 
 
 def shifted_weights(query, key, is_query, is_key, scale, k):
@@ -45,13 +45,13 @@ def all_pairs(x, mask, scale, k, renormalize, eps=1e-6):
 @pytest.mark.parametrize("radius", [0, 1, 2, 9])
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("size", [(5, 7), (1, 6), (6, 1), (1, 1)])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_forward_and_gradient_follow_the_equations(radius, renormalize, size, backend):
+def test_forward_and_gradient_follow_the_equations(radius, renormalize, size, backend, device):
     torch.manual_seed(radius)
     for share in (0.0, 0.2, 0.6, 1.0):
         x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
         mask = torch.rand(2, 1, *size) < share
-        output = hole_attention(x, mask, scale=7.0, radius=radius, renormalize=renormalize, backend=backend)
+        options = dict(scale=7.0, radius=radius, renormalize=renormalize, backend=backend)
+        output = hole_attention(x.to(device), mask.to(device), **options).cpu()
         wanted = torch.stack([all_pairs(x[i], mask[i, 0], 7.0, radius, renormalize) for i in range(2)])
         torch.testing.assert_close(output, wanted, rtol=1e-10, atol=1e-12)
         probe = torch.randn_like(output)
@@ -59,17 +59,17 @@ def test_forward_and_gradient_follow_the_equations(radius, renormalize, size, ba
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
-def operands(dtype=torch.float64, n=2, c=3, cv=4, h=4, w=5, seed=0):
+def operands(dtype=torch.float64, n=2, c=3, cv=4, h=4, w=5, seed=0, device="cpu"):
     torch.manual_seed(seed)
     query, key = torch.randn(2, n, c, h, w, dtype=torch.float64).to(dtype)
     value = torch.randn(n, cv, h, w, dtype=torch.float64).to(dtype)
-    return [query, key, value, torch.rand(n, 1, h, w) > 0.4, torch.rand(n, 1, h, w) > 0.3]
+    tensors = [query, key, value, torch.rand(n, 1, h, w) > 0.4, torch.rand(n, 1, h, w) > 0.3]
+    return [t.to(device) for t in tensors]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_general_queries_keys_and_values(backend, renormalize):
-    query, key, value, is_query, is_key = operands()
+def test_general_queries_keys_and_values(backend, device, renormalize):
+    query, key, value, is_query, is_key = operands(device=device)
     is_key[1] = False  # a sample without keys
     output = shift_attention(
         query, key, value, is_query, is_key, scale=2.0, radius=1, renormalize=renormalize, backend=backend
@@ -82,11 +82,10 @@ def test_general_queries_keys_and_values(backend, renormalize):
         torch.testing.assert_close(output[i], wanted, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("radius", [0, 1, 2])
-def test_gradcheck(backend, renormalize, radius):
-    query, key, value, is_query, is_key = operands(n=1, h=3, w=4)
+def test_gradcheck(backend, device, renormalize, radius):
+    query, key, value, is_query, is_key = operands(n=1, h=3, w=4, device=device)
     leaves = [t.requires_grad_() for t in (query, key, value)]
 
     def run(*leaves):
@@ -95,7 +94,7 @@ def test_gradcheck(backend, renormalize, radius):
         )
 
     assert torch.autograd.gradcheck(run, leaves)
-    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
     for variant in ("paper", "released"):
         assert torch.autograd.gradcheck(
             lambda x: hole_attention(x, is_key, scale=3.0, variant=variant, backend=backend),  # noqa: B023
@@ -104,8 +103,8 @@ def test_gradcheck(backend, renormalize, radius):
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
-def test_only_asked_for_gradients_are_computed_and_right(wanted):
-    query, key, value, is_query, is_key = operands()
+def test_only_asked_for_gradients_are_computed_and_right(wanted, native):
+    query, key, value, is_query, is_key = operands(device=native)
     leaves = (query, key, value)
     everything = [t.clone().requires_grad_() for t in leaves]
     some = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(leaves)]
@@ -118,13 +117,13 @@ def test_only_asked_for_gradients_are_computed_and_right(wanted):
 
 
 @pytest.mark.parametrize("height", [6, 40, 90])
-def test_blocks_of_any_size_give_the_same(height):
-    """The kernel's budget is fixed, so maps of different size stand for one block and for many with their halos."""
+def test_blocks_of_any_size_give_the_same(height, native):
+    """The kernels' blocks are of fixed size, so maps of different size stand for one block and for many."""
     torch.manual_seed(0)
-    x = torch.randn(1, 2, height, 70)
-    mask = torch.rand(1, 1, height, 70) > 0.5
-    leaves = [x.clone().requires_grad_() for _ in BACKENDS]
-    outputs = [hole_attention(leaf, mask, radius=2, backend=b) for leaf, b in zip(leaves, BACKENDS, strict=True)]
+    x = torch.randn(1, 2, height, 70, device=native)
+    mask = torch.rand(1, 1, height, 70, device=native) > 0.5
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [hole_attention(x, mask, radius=2, backend=b) for x, b in zip(leaves, ("reference", native), strict=True)]
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
     for output in outputs:
         output.square().sum().backward()
@@ -133,23 +132,21 @@ def test_blocks_of_any_size_give_the_same(height):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_error_is_at_most_twice_that_of_plain_pytorch(dtype, memory_format):
-    *maps, is_query, is_key = operands(dtype, c=16, cv=8, h=9, w=11)
+def test_error_is_at_most_twice_that_of_plain_pytorch(dtype, memory_format, native):
+    *maps, is_query, is_key = operands(dtype, c=16, cv=8, h=9, w=11, device=native)
     maps = [t.to(memory_format=memory_format) for t in maps]
     results = {}
     for name, backend, tensors in (
         ("exact", "reference", [t.double() for t in maps]),
         ("plain", "reference", maps),
-        ("ours", "cpu", maps),
+        ("ours", native, maps),
     ):
         leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in tensors]
         output = shift_attention(*leaves, is_query, is_key, radius=1, backend=backend)
-        probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output.dtype)
+        probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output)
         results[name] = [output.detach(), *torch.autograd.grad(output, leaves, probe)]
     for i, (ours, plain, exact) in enumerate(zip(results["ours"], results["plain"], results["exact"], strict=True)):
-        allowed = (2 if i == 0 else 3) * (plain.double() - exact).abs().max()
-        allowed += torch.finfo(dtype).eps * exact.abs().max()
-        assert (ours.double() - exact).abs().max() <= allowed, i
+        assert_accurate(ours, plain, exact, backward=i > 0, what=("output", "query", "key", "value")[i])
     assert results["ours"][0].is_contiguous(memory_format=memory_format)
 
 
@@ -168,24 +165,22 @@ def test_float32_exponential_is_exact_to_a_few_roundings_over_its_range():
 
 @pytest.mark.parametrize("radius", [0, 1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
-def test_map_points_at_the_largest_weight(radius, share, monkeypatch):
+def test_map_points_at_the_largest_weight(radius, share, backend, device):
     torch.manual_seed(1)
     x, mask = torch.randn(2, 3, 6, 7, dtype=torch.float64), torch.rand(2, 1, 6, 7) < share
     unit = x / x.norm(dim=1, keepdim=True)
-    for missing in (False, True):
-        if missing:  # what devices without kernels get
-            monkeypatch.setitem(msa_ops.native.MISSING, "cpu", "pretended")
-        found = hole_attention_map(x, mask, scale=4.0, radius=radius).flatten(1)
-        for i in range(2):
-            weights = shifted_weights(unit[i], unit[i], ~mask[i, 0], mask[i, 0], 4.0, radius)
-            largest = weights.max(1).values
-            assert torch.equal(found[i] >= 0, largest > 0)
-            chosen = weights.gather(1, found[i].clamp_min(0)[:, None])[:, 0]
-            torch.testing.assert_close(chosen[largest > 0], largest[largest > 0], rtol=1e-12, atol=0)
+    options = dict(scale=4.0, radius=radius, backend=backend)
+    found = hole_attention_map(x.to(device), mask.to(device), **options).cpu().flatten(1)
+    for i in range(2):
+        weights = shifted_weights(unit[i], unit[i], ~mask[i, 0], mask[i, 0], 4.0, radius)
+        largest = weights.max(1).values
+        assert torch.equal(found[i] >= 0, largest > 0)
+        chosen = weights.gather(1, found[i].clamp_min(0)[:, None])[:, 0]
+        torch.testing.assert_close(chosen[largest > 0], largest[largest > 0], rtol=1e-12, atol=0)
 
 
-def test_opcheck():
-    query, key, value, is_query, is_key = operands(torch.float32)
+def test_opcheck(native):
+    query, key, value, is_query, is_key = operands(torch.float32, device=native)
     for layout in (torch.contiguous_format, torch.channels_last):
         maps = [t.to(memory_format=layout).requires_grad_() for t in (query, key, value)]
         torch.library.opcheck(
@@ -194,8 +189,8 @@ def test_opcheck():
     torch.library.opcheck(torch.ops.msa_ops.shift_attention_argmax, (query, key, is_query, is_key, 1.5, 1))
 
 
-def test_compiles_without_a_graph_break():
-    x, mask = torch.randn(2, 4, 6, 5), torch.rand(2, 1, 6, 5) > 0.5
+def test_compiles_without_a_graph_break(native):
+    x, mask = torch.randn(2, 4, 6, 5, device=native), torch.rand(2, 1, 6, 5, device=native) > 0.5
     compiled = torch.compile(hole_attention, fullgraph=True, dynamic=True, backend="aot_eager")
     leaves = [x.clone().requires_grad_() for _ in range(2)]
     outputs = [f(leaf, mask) for f, leaf in zip((hole_attention, compiled), leaves, strict=True)]
@@ -205,10 +200,10 @@ def test_compiles_without_a_graph_break():
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
-def test_masks_of_a_batch_are_its_samples_own():
+def test_masks_of_a_batch_are_its_samples_own(native):
     torch.manual_seed(0)
-    x = torch.randn(3, 4, 8, 8)
-    mask = torch.stack([torch.rand(1, 8, 8) > share for share in (0.02, 0.5, 0.98)])
+    x = torch.randn(3, 4, 8, 8, device=native)
+    mask = torch.stack([torch.rand(1, 8, 8, device=native) > share for share in (0.02, 0.5, 0.98)])
     together = hole_attention(x, mask)
     for i in range(3):
         torch.testing.assert_close(together[i : i + 1], hole_attention(x[i : i + 1], mask[i : i + 1]))
@@ -229,9 +224,10 @@ def test_memory_of_the_kernels_does_not_hold_the_scores_of_all_queries():
     assert peak < 0.6 * scores
 
 
-def test_second_order_is_refused():
-    x = torch.randn(1, 3, 5, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(hole_attention(x, torch.rand(1, 1, 5, 5) > 0.5).sum(), x, create_graph=True)
+def test_second_order_is_refused(native):
+    x = torch.randn(1, 3, 5, 5, device=native, requires_grad=True)
+    mask = torch.rand(1, 1, 5, 5, device=native) > 0.5
+    (grad,) = torch.autograd.grad(hole_attention(x, mask).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="shift_attention: second-order gradients are not supported"):
         grad.sum().backward()
 
@@ -249,11 +245,11 @@ def test_released_variant_is_attention_with_box_filtered_queries():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("amplitude", [0.0, 1e-8, 1.0, 1e4])
-def test_extreme_features_stay_finite(dtype, amplitude):
+def test_extreme_features_stay_finite(dtype, amplitude, native):
     torch.manual_seed(0)
-    x = (torch.randn(2, 16, 9, 7) * amplitude).to(dtype).requires_grad_()
+    x = (torch.randn(2, 16, 9, 7) * amplitude).to(native, dtype).requires_grad_()
     for share in (0.0, 0.01, 0.5, 0.99, 1.0):
-        output = hole_attention(x, torch.rand(2, 1, 9, 7) < share)
+        output = hole_attention(x, (torch.rand(2, 1, 9, 7) < share).to(native))
         (gradient,) = torch.autograd.grad(output.float().sum(), x)
         assert output.dtype == dtype
         assert torch.isfinite(output).all()
@@ -273,8 +269,10 @@ def test_empty_batch_and_refusals():
             hole_attention(x, mask, **options)
     with pytest.raises(ValueError, match=r"mask must have shape \(N, 1, H, W\) with N=1, H=4, W=4"):
         hole_attention(x, mask[..., :3])
-    with pytest.raises(RuntimeError, match="shift_attention has no cuda kernels"):
+    with pytest.raises(RuntimeError, match="it runs on cuda tensors, got one on cpu"):
         hole_attention(x, mask, backend="cuda")
+    with pytest.raises(RuntimeError, match=r"it has no kernel for torch\.float64"):
+        hole_attention(x.double(), mask, backend="triton")
     for arguments, message in (
         ((x, x[:, :2], x), r"key must have the shape of query, \(1, 3, 4, 4\), got \(1, 2, 4, 4\)"),
         ((x, x, x[..., :3]), "value must have batch and size of query"),
@@ -289,3 +287,54 @@ def test_empty_batch_and_refusals():
 def test_module_is_the_function():
     x, mask = torch.randn(1, 3, 6, 6), torch.rand(1, 1, 6, 6) > 0.5
     assert torch.equal(HoleAttention(scale=4.0, radius=2)(x, mask), hole_attention(x, mask, scale=4.0, radius=2))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_any_strides_are_read_in_place(memory_format, native):
+    *maps, is_query, is_key = operands(torch.float32, h=8, w=10, device=native)
+    wanted = shift_attention(*(t[:, :, 1:7, ::2].contiguous() for t in maps), is_query[:, :, 1:7, ::2].contiguous(),
+                             is_key[:1, :, 1:7, ::2].repeat(2, 1, 1, 1), radius=1)  # fmt: skip
+    maps = [t.to(memory_format=memory_format)[:, :, 1:7, ::2] for t in maps]
+    masks = is_query[:, :, 1:7, ::2], is_key[:1, :, 1:7, ::2].expand(2, -1, -1, -1)
+    torch.testing.assert_close(shift_attention(*maps, *masks, radius=1), wanted)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_flops_are_those_of_the_products(needed, native):
+    maps = [t.requires_grad_(i in needed) for i, t in enumerate(operands(torch.float32, device=native)[:3])]
+    *_, is_query, is_key = operands(device=native)
+    with FlopCounterMode(display=False) as counter:
+        output = shift_attention(*maps, is_query, is_key, radius=1)
+        forward = counter.get_total_flops()
+        output.sum().backward()
+    pairs = sum(int(is_query[i].sum()) * int(is_key[i].sum()) for i in range(2))
+    c, cv = maps[0].shape[1], maps[2].shape[1]
+    assert forward == 2 * pairs * (c + cv)
+    products = {(0,): 2 * c + cv, (1,): 2 * c + cv, (2,): c + cv, (0, 1, 2): 3 * c + 2 * cv}[needed]
+    assert counter.get_total_flops() - forward == 2 * pairs * products
+
+
+def test_flops_of_meta_tensors_count_every_pixel():
+    x, mask = torch.empty(2, 3, 4, 5, device="meta"), torch.empty(2, 1, 4, 5, dtype=torch.bool, device="meta")
+    arguments = (x, x, x, mask, mask, 1.0, 1, False)
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.msa_ops.shift_attention_forward(*arguments)
+    assert counter.get_total_flops() == 2 * 2 * 20 * 20 * 6
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_autocast(variant, native):
+    x, mask = torch.randn(1, 4, 6, 6, device=native), torch.rand(1, 1, 6, 6, device=native) > 0.5
+    with torch.autocast(native, torch.bfloat16):
+        assert hole_attention(x, mask, variant=variant).dtype == torch.float32
+        assert shift_attention(x, x, x, mask).dtype == torch.bfloat16
+        halved = hole_attention(x.bfloat16(), mask, variant=variant)
+    assert halved.dtype == torch.bfloat16
+    outside = hole_attention(x.bfloat16(), mask, variant=variant)
+    assert torch.equal(halved, outside)
+
+
+def test_meta_tensors_give_shapes():
+    x, mask = torch.empty(2, 3, 4, 5, device="meta"), torch.empty(2, 1, 4, 5, device="meta")
+    assert hole_attention(x, mask).shape == x.shape
+    assert hole_attention_map(x, mask).shape == (2, 4, 5)

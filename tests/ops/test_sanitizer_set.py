@@ -35,3 +35,15 @@ def test_kernels_stay_in_bounds(memory_format, channels, dtype, monkeypatch):
     torch.cuda.synchronize()
     for tensor in (x, weight, bias, low, skip, wide):
         assert torch.isfinite(tensor.grad).all()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_attention_stays_in_bounds(memory_format, dtype, renormalize):
+    x = torch.randn(2, 5, 13, 12, device="cuda").to(dtype=dtype, memory_format=memory_format).requires_grad_()
+    mask = torch.rand(2, 1, 13, 12, device="cuda") > 0.5
+    msa_ops.hole_attention(x, mask, renormalize=renormalize, backend="cuda").sum().backward()
+    msa_ops.hole_attention_map(x, mask, backend="cuda")
+    torch.cuda.synchronize()
+    assert torch.isfinite(x.grad).all()

@@ -1,0 +1,171 @@
+"""The Triton kernels of attention against the reference: interpreted without a GPU, on it where there is one."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from msa_ops import hole_attention, hole_attention_map, native, not_supported_reasons, shift_attention
+
+from .tolerances import assert_accurate
+
+pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def operands(h, w, dtype=torch.float32, n=2, c=5, cv=4):
+    query, key = torch.randn(2, n, c, h, w).to(dtype)
+    tensors = [
+        query,
+        key,
+        torch.randn(n, cv, h, w).to(dtype),
+        torch.rand(n, 1, h, w) > 0.4,
+        torch.rand(n, 1, h, w) > 0.3,
+    ]
+    return [t.to(DEVICE) for t in tensors]
+
+
+def run(backend, maps, masks, **options):
+    """Output and the gradients of query, key and value."""
+    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in maps]
+    output = shift_attention(*leaves, *masks, backend=backend, **options)
+    probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output)
+    return [output.detach(), *torch.autograd.grad(output, leaves, probe)]
+
+
+def assert_like_the_reference(maps, masks, **options):
+    exact = run("reference", [t.double() for t in maps], masks, **options)
+    plain, ours = (run(backend, maps, masks, **options) for backend in ("reference", "triton"))
+    for i, name in enumerate(("output", "query", "key", "value")):
+        assert_accurate(ours[i], plain[i], exact[i], backward=i > 0, what=name)
+    return ours
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize(
+    ("size", "radius"),
+    [((5, 7), 0), ((5, 7), 1), ((5, 7), 2), ((1, 6), 1), ((6, 1), 2), ((1, 1), 1), ((13, 12), 1)],
+)
+def test_forward_and_gradients(size, radius, renormalize):
+    """13 × 12 needs several tiles of queries and of keys."""
+    *maps, is_query, is_key = operands(*size)
+    is_key[1] = is_key[1] & (size != (5, 7))  # a sample without keys
+    assert_like_the_reference(maps, (is_query, is_key), scale=1.5, radius=radius, renormalize=renormalize)
+
+
+def test_a_radius_larger_than_the_map():
+    *maps, is_query, is_key = operands(3, 4)
+    assert_like_the_reference(maps, (is_query, is_key), radius=9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dtypes_and_layouts(dtype, memory_format):
+    *maps, is_query, is_key = operands(9, 11, dtype, c=16, cv=8)
+    maps = [t.to(memory_format=memory_format) for t in maps]
+    ours = assert_like_the_reference(maps, (is_query, is_key), radius=1)
+    assert all(t.is_contiguous(memory_format=memory_format) for t in ours)
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (70, 130)])
+def test_channels_beyond_a_block(channels):
+    *maps, is_query, is_key = operands(4, 5, n=1, c=channels[0], cv=channels[1])
+    assert_like_the_reference(maps, (is_query, is_key), scale=0.3, radius=1)
+
+
+def test_large_scores_need_the_running_maximum():
+    *maps, is_query, is_key = operands(10, 10, n=1)
+    assert_like_the_reference(maps, (is_query, is_key), scale=300.0)
+
+
+def test_only_asked_for_gradients():
+    *maps, is_query, is_key = operands(4, 5)
+    everything = run("triton", maps, (is_query, is_key), radius=1)[1:]
+    for i in range(3):
+        leaves = [t.clone().requires_grad_(j == i) for j, t in enumerate(maps)]
+        output = shift_attention(*leaves, is_query, is_key, radius=1, backend="triton")
+        probe = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape).to(output)
+        (grad,) = torch.autograd.grad(output, leaves[i], probe)
+        torch.testing.assert_close(grad, everything[i])
+
+
+@pytest.mark.parametrize("radius", [0, 1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_map_is_the_references(radius, share):
+    x, mask = torch.randn(2, 3, 9, 10, device=DEVICE), (torch.rand(2, 1, 9, 10) < share).to(DEVICE)
+    maps = [hole_attention_map(x, mask, radius=radius, backend=backend) for backend in ("triton", "reference")]
+    assert (maps[0] == maps[1]).float().mean() > 0.99  # neighbours in rank may swap by a rounding
+    assert torch.equal(maps[0] >= 0, maps[1] >= 0)
+
+
+def test_hole_attention_and_empty_batches():
+    x, mask = torch.randn(2, 3, 6, 7, device=DEVICE), (torch.rand(2, 1, 6, 7) > 0.5).to(DEVICE)
+    for variant in ("paper", "released"):
+        outputs = [hole_attention(x, mask, variant=variant, backend=b) for b in ("triton", "reference")]
+        torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    assert hole_attention(x[:0], mask[:0], backend="triton").shape == (0, 3, 6, 7)
+
+
+def test_opcheck_and_second_order():
+    *maps, is_query, is_key = operands(4, 5)
+    maps = [t.requires_grad_() for t in maps]
+    forward = torch.ops.msa_ops.shift_attention_triton_forward
+    torch.library.opcheck(forward, (*maps, is_query, is_key, 1.5, 1, True), rtol=1e-3, atol=1e-4)
+    arguments = (maps[0].detach(), maps[1].detach(), is_query, is_key, 1.5, 1)
+    torch.library.opcheck(torch.ops.msa_ops.shift_attention_triton_argmax, arguments)
+    output = shift_attention(*maps, is_query, is_key, backend="triton")
+    (grad,) = torch.autograd.grad(output.sum(), maps[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="shift_attention: second-order gradients are not supported"):
+        grad.sum().backward()
+
+
+def test_reasons():
+    x = torch.randn(1, 3, 4, 4, device=DEVICE)
+    assert not_supported_reasons("shift_attention", "triton", x) == []
+    assert not_supported_reasons("shift_attention", "triton", x.double()) == ["it has no kernel for torch.float64"]
+
+
+COMPILE = """
+    import json, subprocess, sys
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+    from msa_ops.triton import pixel_attention as kernels
+
+    POINTERS = {"masks": "*u8", "pixels": "*i32", "counts": "*i32", "best": "*i64"}
+    STATISTICS = ("statistics", "factors", "offsets", "means")
+    MAPS = ("query", "key", "value", "grad", "output", "result")
+    seen = {}
+    for name, kernel in vars(kernels).items():
+        if not name.endswith("_kernel"):
+            continue
+        constants = {"BLOCK": 1024 if name == "index_kernel" else kernels.BLOCK, "STEP": 64, "VALUE_STEP": 64,
+                     "CHANNELS": 128, "PRECISION": "ieee", "OF_KEYS": True, "RENORMALIZE": True}
+        constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+        signature = {}
+        for argument in kernel.arg_names:
+            kinds = POINTERS | dict.fromkeys(STATISTICS, "*fp32") | dict.fromkeys(MAPS, "*bf16") | {"scale": "fp32"}
+            signature[argument] = "constexpr" if argument in constants else kinds.get(argument, "i32")
+        for target in (80, 90):
+            source = ASTSource(kernel, signature=signature, constexprs=constants)
+            options = {"num_warps": kernels.WARPS}
+            compiled = compile(source, target=GPUTarget("cuda", target, 32), options=options)
+            seen[f"{name} sm_{target}"] = [compiled.metadata.shared, "mma" in compiled.asm["ptx"]]
+    print(json.dumps(seen))
+"""
+
+
+def test_kernels_compile_for_gpus_that_are_not_here():
+    """The interpreter takes more than the compiler does."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(COMPILE)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    seen = json.loads(result.stdout)
+    assert len(seen) == 2 * 7
+    for name, (shared_bytes, tensor_cores) in seen.items():
+        assert shared_bytes <= 99 * 1024, name  # what the smallest chip of compute capability 8 grants
+        assert tensor_cores == (not name.startswith("index")), name
