@@ -3,7 +3,8 @@
 Steps, each with its own time limit, all within nine minutes: build with CUDA, the test suite on the GPU,
 compute-sanitizer (memcheck, racecheck) on a small set, the operator benchmarks in float32 and bfloat16. A step that
 fails does not stop the later ones. Logs and result files also go to $OUT where that is set; the table comes last.
-``--only build,tests`` runs some of the steps.
+``--only build,tests`` runs some of the steps; ``--only build,attention-float32,attention-bfloat16`` is a part of its
+own, since the attention suite's competitors take minutes to compile.
 """
 
 from __future__ import annotations
@@ -21,18 +22,23 @@ PYTHON = sys.executable
 SANITIZED = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/test_sanitizer_set.py"]
 SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
 
+OPERATORS = [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--batch=6", "--rounds=15"]
+LAYERS = [*OPERATORS, "--suite=layers", "--suite=generator", "--suite=upcat-rule"]
+ATTENTION = [*OPERATORS, "--suite=attention", "--name=attention"]
+
 #: name -> (seconds, command)
 STEPS: dict[str, tuple[int, list[str]]] = {
     "build": (150, [PYTHON, "setup.py", "build_ext", "--inplace"]),
     "tests": (150, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests"]),
     "memcheck": (60, [*SANITIZER, "--tool=memcheck", PYTHON, *SANITIZED]),
     "racecheck": (60, [*SANITIZER, "--tool=racecheck", PYTHON, *SANITIZED]),
-    "float32": (60, [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--batch=6", "--rounds=15"]),
-    "bfloat16": (
-        60,
-        [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--batch=6", "--rounds=15", "--dtype=bfloat16"],
-    ),
+    "float32": (60, LAYERS),
+    "bfloat16": (60, [*LAYERS, "--dtype=bfloat16"]),
+    "attention-float32": (190, ATTENTION),
+    "attention-bfloat16": (190, [*ATTENTION, "--dtype=bfloat16"]),
 }
+#: Run only by name.
+APART = ("attention-float32", "attention-bfloat16")
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -62,7 +68,8 @@ def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", default=",".join(STEPS), help="steps, separated by commas")
+    usual = ",".join(name for name in STEPS if name not in APART)
+    parser.add_argument("--only", default=usual, help="steps, separated by commas")
     wanted = parser.parse_args(argv).only.split(",")
     if unknown := [name for name in wanted if name not in STEPS]:
         parser.error(f"unknown step {unknown[0]!r}; known are {', '.join(STEPS)}")
@@ -78,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
             shutil.copy(result, out)
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for name, (outcome, seconds) in outcomes.items():
-        print(f"{name:<10} {seconds:5.0f} s  {outcome}")
+        print(f"{name:<18} {seconds:5.0f} s  {outcome}")
     return int(any(outcome != "ok" for outcome, _ in outcomes.values()))
 
 

@@ -6,14 +6,19 @@ contestants of a case take turns, and a case's figures are its contestants' medi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import platform
+import re
+import signal
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -37,11 +42,19 @@ def synchronize(device: torch.device) -> None:
 
 
 def interleave(
-    contestants: dict[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2
+    contestants: dict[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warmup: int = 2,
+    limit: float = math.inf,
 ) -> dict[str, Timing]:
-    """Runs every contestant once per round, in turn, after `warmup` rounds that do not count."""
+    """Runs every contestant once per round, in turn, after `warmup` rounds that do not count. After `limit` seconds no
+    round begins, except that three count in any case."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
+    begin = time.monotonic()
     for round_ in range(warmup + rounds):
+        if round_ >= warmup + 3 and time.monotonic() - begin > limit:
+            break
         for name, run in contestants.items():
             synchronize(device)
             start = time.perf_counter()
@@ -59,10 +72,12 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return median, lower, upper
 
 
-def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """Peak of what torch's allocator holds during `run` beyond what it held before."""
-    if device.type == "cuda":
+def peak_extra_bytes(run: Callable[[], object], device: torch.device, warm: bool = False) -> int:
+    """Peak of what torch's allocator holds during `run` beyond what it held before, the compiled kernels' scratch and
+    the result included. `warm`: it has run before."""
+    if not warm:
         run()
+    if device.type == "cuda":
         synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -70,7 +85,6 @@ def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     from torch.profiler import ProfilerActivity, profile
 
-    run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = run()
     held = peak = 0
@@ -88,6 +102,46 @@ def agrees(result: Tensor, plain: Tensor, exact: Tensor, factor: float = 2.0) ->
     absolute = 4 * torch.finfo(result.dtype).eps * exact.abs().max().item()
     error = (result.double() - exact).abs().max().item()
     return error <= factor * (plain.double() - exact).abs().max().item() + absolute
+
+
+#: The refusal of a contestant that computes something else.
+DIFFERS = "differs from the float64 result"
+
+
+def refusal(run: Callable[[], Tensor], plain: Tensor, exact: Tensor, factor: float, limit: float) -> str | None:
+    """Why a contestant's numbers are not reported, in a line: its first call fails, takes more than `limit` seconds, or
+    disagrees with `exact`. None where they may be. The call also warms it up."""
+    start = time.monotonic()
+    try:
+        with _time_limit(limit):
+            result = run()
+    except Exception as error:
+        return _reason(error) if time.monotonic() - start < limit else f"not ready after {limit:.0f} s"
+    return None if agrees(result.detach(), plain.detach(), exact.detach(), factor) else DIFFERS
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError once the time is over; a single call into native code is waited for. Main thread only."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of what it is about, without the compiler's wrapping; the kind of error if it has no words."""
+    while inner := getattr(error, "inner_exception", None) or error.__cause__:
+        error = inner
+    words = re.sub(r"^raised exception \w+\(['\"]", "", str(error).strip()).splitlines() or [type(error).__name__]
+    return textwrap.shorten(words[0].split(". ")[0].rstrip(".:"), 100, placeholder=" …")
 
 
 def environment(device: torch.device) -> dict[str, object]:

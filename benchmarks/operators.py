@@ -1,7 +1,8 @@
 """``python -m benchmarks.operators``: the operators against what a user could run instead.
 
-Suites: ``layers`` (the generator's 16 partial convolutions), ``attention`` (its two attention stages), ``generator``
-(the whole network's forward), ``upcat-rule`` (where the decoder's four-phase form starts to win).
+Suites: ``layers`` (the generator's 16 partial convolutions), ``attention`` (hole_attention on fixed cases, whatever
+``--size`` and ``--batch`` are), ``generator`` (the whole network's forward), ``upcat-rule`` (where the decoder's
+four-phase form starts to win).
 Results go to benchmarks/results/, and ``python -m benchmarks.report`` puts them into the README.
 """
 
@@ -16,10 +17,10 @@ from tqdm import tqdm
 
 from msa_model import Generator
 from msa_model.masks import free_form_mask
-from msa_ops import hole_attention, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d_upcat, partial_conv_upcat
 
 from . import harness
-from .competitors import dense_hole_attention
+from .attention import attention
 from .layers import layer_cases
 from .report import TABLES
 
@@ -142,42 +143,6 @@ def upcat_rule(device: torch.device, dtype: torch.dtype, size: int, batch: int, 
     return {"batch": batch, "rows": rows}
 
 
-def attention(device: torch.device, dtype: torch.dtype, size: int, batch: int, rounds: int) -> dict:
-    """hole_attention at the generator's two stages, 25 % hole: ours, the N×N matrix, the gathered plain version."""
-    rows = []
-    for channels, side, samples in ((128, size // 4, 1), (256, size // 8, batch)):
-        mask = torch.stack([free_form_mask(side, side, (0.24, 0.26), 7 + i) for i in range(samples)]).to(device)
-        x = torch.randn(samples, channels, side, side, device=device).to(dtype)
-        contestants = {
-            "ours": functools.partial(hole_attention, mask=mask),
-            "N×N matrix": functools.partial(dense_hole_attention, mask=mask),
-            "gathered": functools.partial(hole_attention, mask=mask, backend="reference"),
-        }
-        exact, plain = dense_hole_attention(x.double(), mask), contestants["N×N matrix"](x)
-        leaf, grad = x.clone().requires_grad_(), torch.randn_like(x)
-
-        def step(run, leaf=leaf, grad=grad):
-            return lambda: torch.autograd.grad(run(leaf), leaf, grad)
-
-        with torch.no_grad():
-            passed = harness.agrees(contestants["ours"](x), plain, exact)
-            runs = {name: functools.partial(run, x) for name, run in contestants.items()}
-            forward = harness.interleave(runs, device, rounds)
-            memory = harness.peak_extra_bytes(runs["ours"], device)
-        both = harness.interleave({name: step(run) for name, run in contestants.items()}, device, rounds)
-        rows.append(
-            {
-                "map": f"{samples}×{channels}×{side}×{side}",
-                "passed": passed,
-                "forward_ms": {name: round(t.median, 3) for name, t in forward.items()},
-                "forward_backward_ms": {name: round(t.median, 3) for name, t in both.items()},
-                "forward extra MiB": round(memory / 2**20, 1),
-                "backward extra MiB": round(harness.peak_extra_bytes(step(contestants["ours"]), device) / 2**20, 1),
-            }
-        )
-    return {"rows": rows}
-
-
 SUITES = {"layers": layers, "attention": attention, "generator": generator, "upcat-rule": upcat_rule}
 
 
@@ -189,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="image side")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--name", default="operators", help="of the result file; the dtype and the device are added")
     parser.add_argument("--no-save", action="store_true", help="print only")
     arguments = parser.parse_args(argv)
     device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
@@ -196,10 +162,11 @@ def main(argv: list[str] | None = None) -> int:
     content = {"dtype": arguments.dtype, "roofs": harness.roofs(device, dtype)}
     for suite in arguments.suite or SUITES:
         content[suite] = SUITES[suite](device, dtype, arguments.size, arguments.batch, arguments.rounds)
-        print(f"\n{suite}, {arguments.dtype}, batch {arguments.batch}, {arguments.size}x{arguments.size}")
+        sizes = "" if suite == "attention" else f", batch {arguments.batch}, {arguments.size}x{arguments.size}"
+        print(f"\n{suite}, {arguments.dtype}{sizes}")
         print(TABLES[suite](content[suite]))
     if not arguments.no_save:
-        name = "operators" if arguments.dtype == "float32" else f"operators-{arguments.dtype}"
+        name = arguments.name if arguments.dtype == "float32" else f"{arguments.name}-{arguments.dtype}"
         print("\nwritten:", harness.save(name, device, content).relative_to(harness.RESULTS.parent.parent))
     return 0
 
