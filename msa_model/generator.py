@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from .attention_block import AttentionBlock
+from .normalization import RegionNorm2d
 
 FORMAT = "msa_model.Generator"
 
@@ -32,6 +33,10 @@ class GeneratorConfig:
             only if all its pixels are).
         se_ratio: hidden width of the fusion block's squeeze-and-excitation, relative to its input.
         backend: backend of the operators, for comparisons; ``"auto"`` everywhere else.
+        norm: ``"batch"``, or ``"region"``: :class:`~msa_model.normalization.RegionNorm2d` in place of every batch norm.
+            Its regions are the image's own mask, reduced to the layer's size as `mask_reduction` says, in every layer:
+            so what is known and what is made up stay apart throughout the network, while the partial convolution's mask
+            soon is all valid. Where that one still has holes, which hold nothing, there is neither region.
     """
 
     base_width: int = 64
@@ -44,6 +49,7 @@ class GeneratorConfig:
     mask_reduction: str = "nearest"
     se_ratio: float = 1.0
     backend: str = "auto"
+    norm: str = "batch"
 
     def __post_init__(self) -> None:
         def refuse(name: str, wanted: str) -> None:
@@ -58,6 +64,8 @@ class GeneratorConfig:
             refuse("variant", "'paper' or 'released'")
         if self.mask_reduction not in ("nearest", "all_valid"):
             refuse("mask_reduction", "'nearest' or 'all_valid'")
+        if self.norm not in ("batch", "region"):
+            refuse("norm", "'batch' or 'region'")
         if not all(2 <= level <= self.depth for level in self.attention_levels):
             refuse("attention_levels", f"decoder levels between 2 and depth={self.depth}")
 
@@ -70,22 +78,31 @@ class GeneratorConfig:
         return self.encoder_width(level - 1)
 
 
+def make_norm(config: GeneratorConfig, width: int) -> nn.Module:
+    return RegionNorm2d(width) if config.norm == "region" else nn.BatchNorm2d(width)
+
+
+def apply_norm(norm: nn.Module, x: Tensor, filled: Tensor, known: Tensor | None) -> Tensor:
+    return norm(x, known, filled) if isinstance(norm, RegionNorm2d) else norm(x)
+
+
 class EncoderLayer(nn.Module):
-    """Encode_i: partial convolution with stride 2, batch norm but in the first, ReLU."""
+    """Encode_i: partial convolution with stride 2, normalisation but in the first, ReLU."""
 
     def __init__(self, config: GeneratorConfig, level: int) -> None:
         super().__init__()
         kernel = {1: 7, 2: 5, 3: 5}.get(level, 3)
         in_width, width = config.encoder_width(level - 1), config.encoder_width(level)
         self.conv = nn.Conv2d(in_width, width, kernel, stride=2, padding=kernel // 2)
-        self.norm = nn.BatchNorm2d(width) if level > 1 else nn.Identity()
+        self.norm = make_norm(config, width) if level > 1 else nn.Identity()
         # The image comes masked, and the first layer has no norm: it writes zeros into its holes, which ReLU keeps. So
-        # the next layer finds its input masked already.
-        self.input_is_masked = level <= 2
+        # the next layer finds its input masked already. Region norm keeps those zeros too, batch norm does not.
+        self.input_is_masked = level <= 2 or config.norm == "region"
         self.backend = config.backend
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N,C,H,W), mask (N,1,H,W) bool; returns the features and mask at half the size."""
+    def forward(self, x: Tensor, mask: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (N,C,H,W), mask (N,1,H,W) bool; returns the features and mask at half the size, that of `known`, which only
+        region norm needs: the image's own mask."""
         x, mask = partial_conv2d(
             x,
             mask,
@@ -96,11 +113,11 @@ class EncoderLayer(nn.Module):
             input_is_masked=self.input_is_masked,
             backend=self.backend,
         )
-        return F.relu(self.norm(x), inplace=True), mask
+        return F.relu(apply_norm(self.norm, x, mask, known), inplace=True), mask
 
 
 class DecoderLayer(nn.Module):
-    """Decode_i: nearest ×2, concatenation with the encoder's features, partial convolution; then batch norm and
+    """Decode_i: nearest ×2, concatenation with the encoder's features, partial convolution; then normalisation and
     LeakyReLU(0.2) in all but the last."""
 
     def __init__(self, config: GeneratorConfig, level: int) -> None:
@@ -109,12 +126,16 @@ class DecoderLayer(nn.Module):
         low_width = config.encoder_width(level) if level == config.depth else config.decoder_width(level + 1)
         self.conv = nn.Conv2d(low_width + config.encoder_width(level - 1), width, kernel_size=3, padding=1)
         self.is_last = level == 1
-        self.norm = nn.Identity() if self.is_last else nn.BatchNorm2d(width)
-        self.skip_is_masked = level <= 2  # the masked image, and Encode_1's features: see EncoderLayer
+        self.norm = nn.Identity() if self.is_last else make_norm(config, width)
+        # The masked image, and Encode_1's features: see EncoderLayer.
+        self.skip_is_masked = level <= 2 or config.norm == "region"
         self.backend = config.backend
 
-    def forward(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """low (N,C1,h,w), skip (N,C2,2h,2w) and their bool masks; returns features and mask at (2h,2w)."""
+    def forward(
+        self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """low (N,C1,h,w), skip (N,C2,2h,2w) and their bool masks; returns features and mask at (2h,2w), the size of
+        `known`, which only region norm needs: the image's own mask."""
         x, mask = partial_conv2d_upcat(
             low,
             low_mask,
@@ -125,7 +146,9 @@ class DecoderLayer(nn.Module):
             skip_is_masked=self.skip_is_masked,
             backend=self.backend,
         )
-        return (x if self.is_last else F.leaky_relu(self.norm(x), 0.2, inplace=True)), mask
+        if not self.is_last:
+            x = F.leaky_relu(apply_norm(self.norm, x, mask, known), 0.2, inplace=True)
+        return x, mask
 
 
 class Generator(nn.Module):
@@ -146,6 +169,7 @@ class Generator(nn.Module):
         mask_reduction: str = "nearest",
         se_ratio: float = 1.0,
         backend: str = "auto",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.config = config = GeneratorConfig(
@@ -159,6 +183,7 @@ class Generator(nn.Module):
             mask_reduction,
             se_ratio,
             backend,
+            norm,
         )
         self.encoder = nn.ModuleList(EncoderLayer(config, level) for level in range(1, depth + 1))
         self.decoder = nn.ModuleDict({str(level): DecoderLayer(config, level) for level in range(depth, 0, -1)})
@@ -193,7 +218,8 @@ class Generator(nn.Module):
 
         Raises:
             ValueError: shapes that do not fit; in training mode also a batch whose bottleneck holds a single value per
-                channel (one image no larger than 2^depth), which batch norm cannot use.
+                channel (one image no larger than 2^depth), which has no variance to normalise by; synchronised
+                statistics have those of the other processes.
         """
         self._check(image, mask)
         height, width = image.shape[2:]
@@ -202,24 +228,36 @@ class Generator(nn.Module):
         margins = (0, -width % block, 0, -height % block)
         valid = F.pad(mask != 0, margins)
         masked = torch.where(valid, F.pad(image, margins), 0.0)
-        if self.training and image.shape[0] * (masked.shape[2] // block) * (masked.shape[3] // block) == 1:
+        values = image.shape[0] * (masked.shape[2] // block) * (masked.shape[3] // block)
+        if self.training and values == 1 and not self._synchronises():
             raise ValueError(
-                "msa_model.Generator: batch norm cannot be trained on a single value per channel, which is what one "
-                f"{height}x{width} image leaves at the bottleneck (1/{block} of its size): use a batch of at least 2, "
-                "larger images or a smaller depth"
+                f"msa_model.Generator: {self.config.norm} norm cannot be trained on a single value per channel, which "
+                f"is what one {height}x{width} image leaves at the bottleneck (1/{block} of its size): use a batch of "
+                "at least 2, larger images or a smaller depth"
             )
 
+        # The image's mask at 1/2^i of its size, where something asks for it.
+        asked = range(1, self.config.depth + 1) if self.config.norm == "region" else ()
+        known = {i: self._stage_mask(valid, 2**i) for i in {*asked, *(int(level) - 1 for level in self.attention)}}
         features, masks = [masked], [valid]
-        for layer in self.encoder:
-            x, m = layer(features[-1], masks[-1])
+        for level, layer in enumerate(self.encoder, 1):
+            x, m = layer(features[-1], masks[-1], known.get(level))
             features.append(x)
             masks.append(m)
         x, m = features.pop(), masks.pop()
         for level, layer in self.decoder.items():
-            x, m = layer(x, m, features.pop(), masks.pop())
+            x, m = layer(x, m, features.pop(), masks.pop(), known.get(int(level) - 1))
             if level in self.attention:
-                x = self.attention[level](x, self._stage_mask(valid, 2 ** (int(level) - 1)))
+                x = self.attention[level](x, known[int(level) - 1])
         return x[:, :, :height, :width]
+
+    def _synchronises(self) -> bool:
+        """Whether the bottleneck's normalisation has the values of other processes too."""
+        norm = self.encoder[-1].norm
+        if isinstance(norm, RegionNorm2d):
+            return norm.synchronises()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return isinstance(norm, nn.SyncBatchNorm) and distributed and torch.distributed.get_world_size() > 1
 
     def _stage_mask(self, valid: Tensor, factor: int) -> Tensor:
         """The image's mask at 1/factor of its size."""
