@@ -5,18 +5,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .attention_block import AttentionBlock
+    from .discriminator import Discriminator
     from .generator import Generator, GeneratorConfig
     from .inpainting import inpaint
+    from .losses import InpaintingLoss
     from .masks import free_form_mask
+    from .released import load_released
 
-__all__ = ["AttentionBlock", "Generator", "GeneratorConfig", "free_form_mask", "inpaint"]
+__all__ = [
+    "AttentionBlock",
+    "Discriminator",
+    "Generator",
+    "GeneratorConfig",
+    "InpaintingLoss",
+    "free_form_mask",
+    "inpaint",
+    "load_released",
+]
 
 _HOMES = {
     "AttentionBlock": "attention_block",
+    "Discriminator": "discriminator",
     "Generator": "generator",
     "GeneratorConfig": "generator",
+    "InpaintingLoss": "losses",
     "free_form_mask": "masks",
     "inpaint": "inpainting",
+    "load_released": "released",
 }
 
 
