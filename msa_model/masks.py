@@ -27,25 +27,52 @@ def free_form_mask(
     Raises:
         ValueError: an empty or impossible range, or one too narrow for the size.
     """
-    from PIL import Image, ImageDraw
-
     low, high = ratio
     if not 0 <= low < high <= 1:
         raise ValueError(f"msa_model.free_form_mask: ratio must be 0 <= low < high <= 1, got {ratio}")
     rng = np.random.default_rng(seed)
-    size = min(height, width)
     for _ in range(1000):
-        canvas = Image.new("L", (width, height), 0)
-        draw = ImageDraw.Draw(canvas)
-        share = 0.0
-        while share < low:
-            # A brush that shrinks as the goal comes near, so that narrow ranges are hit too.
-            brush = max(1.0, size * rng.uniform(0.04, 0.12) * min(1.0, 3 * (high - share)))
-            _stroke(draw, rng, width, height, brush)
-            share = float(np.count_nonzero(canvas)) / (height * width)
-        if share <= high:
-            return torch.from_numpy(np.array(canvas) == 0)[None]
+        hole = _brush(height, width, low, high, rng)
+        if hole is not None:
+            return torch.from_numpy(~hole)[None]
     raise ValueError(f"msa_model.free_form_mask: no mask of {height}x{width} with a hole ratio in {ratio} was found")
+
+
+def spread_mask(height: int, width: int, ratio: tuple[float, float], rng: np.random.Generator) -> Tensor:
+    """Like `free_form_mask`, with the hole ratios of many masks spread evenly over (low, high].
+
+    `free_form_mask` stops as soon as it is past ``low``, so its masks lie close above it; here each mask draws the
+    ratio to stop at. Never all hole, never all valid.
+
+    Raises:
+        ValueError: as `free_form_mask`.
+    """
+    low, high = ratio
+    for _ in range(50):
+        goal = low + (high - low) * (1 - rng.random())
+        hole = _brush(height, width, goal, high, rng)
+        if hole is not None and not hole.all():
+            return torch.from_numpy(~hole)[None]
+    mask = free_form_mask(height, width, ratio, rng)  # few pixels, a narrow range: what is nearest to low fits best
+    if not mask.any():
+        raise ValueError(f"msa_model.spread_mask: no mask of {height}x{width} has a hole ratio in {ratio} below 1")
+    return mask
+
+
+def _brush(height: int, width: int, goal: float, high: float, rng: np.random.Generator) -> np.ndarray | None:
+    """Strokes until the hole's share reaches ``goal``: (height, width) bool, or None if the last went past ``high``."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(canvas)
+    pixels = height * width
+    covered = 0
+    while covered < goal * pixels or not covered:
+        # A brush that shrinks as the goal comes near, so that narrow ranges are hit too.
+        brush = max(1.0, min(height, width) * rng.uniform(0.04, 0.12) * min(1.0, 3 * (high - covered / pixels)))
+        _stroke(draw, rng, width, height, brush)
+        covered = pixels - canvas.histogram()[0]
+    return np.asarray(canvas) != 0 if covered / pixels <= high else None
 
 
 def _stroke(draw, rng: np.random.Generator, width: int, height: int, brush: float) -> None:
