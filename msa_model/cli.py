@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import cli_attention_map, cli_evaluate
+
 if TYPE_CHECKING:
     import torch
 
@@ -36,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 
     Wrong usage that argparse finds leaves through its ``SystemExit(2)``, as ``--help`` does through ``SystemExit(0)``.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    for command in COMMANDS:
+        if command.parse_and_run and argv[:1] == [command.name]:
+            return command.parse_and_run(argv[1:])
     arguments = _parser().parse_args(argv)
     command = f"msa {arguments.command}"
     try:
@@ -73,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.declare(sub)
-        sub.set_defaults(run=command.run)
+        if command.parse_and_run is None:
+            command.declare(sub)
+            sub.set_defaults(run=command.run)
     return parser
 
 
@@ -374,6 +381,12 @@ def _is_out_of_memory(error: Exception) -> bool:
 # ---- msa info, and the table of commands ---------------------------------------------------------------------------
 
 
+def _train(argv: list[str]) -> int:
+    from .training_run import main as train
+
+    return train(argv)
+
+
 def _run_info(arguments: argparse.Namespace) -> int:
     from msa_ops import info
 
@@ -386,9 +399,10 @@ class Command:
     name: str
     summary: str
     example: str
-    declare: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    declare: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    run: Callable[[argparse.Namespace], int] | None = None
     details: str = ""
+    parse_and_run: Callable[[list[str]], int] | None = None  # instead of both, for arguments that argparse cannot read
 
 
 COMMANDS = (
@@ -399,6 +413,28 @@ COMMANDS = (
         _declare_inpaint,
         _run_inpaint,
         _INPAINT_DETAILS,
+    ),
+    Command(
+        "train",
+        "train the network, on one device or, under torchrun, on many",
+        "msa train --preset synthetic --out runs/facades",
+        parse_and_run=_train,
+    ),
+    Command(
+        "evaluate",
+        "measure weights and classical fills (Table 4)",
+        "msa evaluate --images photos --masks masks --weights weights.safetensors -o evaluation",
+        cli_evaluate.declare,
+        cli_evaluate.run,
+        cli_evaluate.DETAILS,
+    ),
+    Command(
+        "attention-map",
+        "show where the holes of an image look (Figs. 8, 9)",
+        "msa attention-map photo.jpg mask.png -o map.png --weights weights.safetensors",
+        cli_attention_map.declare,
+        cli_attention_map.run,
+        cli_attention_map.DETAILS,
     ),
     Command("info", "what is installed, and what can run here", "msa info", lambda parser: None, _run_info),
 )

@@ -1,0 +1,141 @@
+"""``msa attention-map``: nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+DETAILS = """\
+Shows where the holes of an image look: for each attention stage of the network, every hole cell is
+painted in the colour of the place of the background cell that it takes most from (Figs. 8 and 9 of
+the paper). Green is the top left of the image, pink the bottom right, yellow the top right and blue
+the bottom left; the legend is drawn beside the maps.
+
+In a mask, white (above 127 of 255) is the hole. OUT is a PNG file. --json and --npz write the
+maps themselves: per stage the flat index y * width + x of the cell looked at, -1 in the background."""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    from . import cli
+
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("mask", type=Path, metavar="MASK", help="mask file; white = hole")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="PNG file to write")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the generator's weights (safetensors)")
+    parser.add_argument("--invert-mask", action="store_true", help="black = hole")
+    parser.add_argument("--overlay", action="store_true", help="maps over the result, not over a faint input")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the maps as JSON")
+    parser.add_argument("--npz", type=Path, metavar="FILE", help="also write the maps as NumPy arrays")
+    parser.add_argument("--device", type=cli._device, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
+    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from . import cli
+
+    for path, suffix in ((arguments.output, ".png"), (arguments.json, ".json"), (arguments.npz, ".npz")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise cli.CommandError(f"{path}: must be a {suffix} file", 2)
+    if arguments.weights is None:
+        raise cli.CommandError("--weights FILE is needed; 'make demo' writes such a file", 2)
+    if not arguments.weights.is_file():
+        raise cli.CommandError(f"{arguments.weights}: no such weights file; 'make demo' trains and writes one")
+    outputs = [path for path in (arguments.output, arguments.json, arguments.npz) if path is not None]
+    inputs = {cli._identity(path) for path in (arguments.image, arguments.mask, arguments.weights)} - {None}
+    for path in outputs:
+        if cli._identity(path) in inputs:
+            raise cli.CommandError(f"{path}: would overwrite an input")
+        cli._make_writable(path.parent)
+
+    import numpy as np
+    import torch
+
+    from . import images
+
+    try:
+        picture = images.read(arguments.image)
+        mask, notes = images.read_mask(arguments.mask, picture.image.size)
+        hole = images.hole_pixels(mask, arguments.invert_mask)
+        colours = images.to_rgb(picture.image, hole)
+    except images.ImageFileError as error:
+        raise cli.CommandError(str(error)) from error
+    except ValueError as error:
+        raise cli.CommandError(f"{arguments.image}: {error}") from error
+    if not hole.any():
+        raise cli.CommandError(f"{arguments.mask}: no hole in this mask, so nothing looks anywhere")
+    if hole.all():
+        raise cli.CommandError(f"{arguments.mask}: all of this mask is hole, so there is nothing to look at")
+
+    device = cli._find_device(arguments.device)
+    generator = cli._load_generator(arguments.weights, device)
+    from .attention_maps import attention_maps, sheet
+
+    tensor = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))[None]
+    try:
+        filled, stages = attention_maps(generator, tensor, torch.from_numpy(~hole)[None, None])
+    except ValueError as error:
+        raise cli.CommandError(f"{arguments.weights}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not cli._is_out_of_memory(error):
+            raise
+        raise cli.CommandError(f"{arguments.image}: not enough memory on {device}; try a smaller image") from error
+    result = filled[0].permute(1, 2, 0).numpy()
+    if not np.isfinite(result).all():
+        raise cli.CommandError(f"{arguments.weights}: the prediction is not finite")
+
+    shown, result = (np.rint(255 * pixels).astype(np.uint8) for pixels in (colours, result))
+    canvas = sheet(shown, hole, result, stages, overlay=arguments.overlay)
+    try:
+        images.write(arguments.output, images.Picture(canvas, "PNG"))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(_as_json(arguments, hole.shape, stages)) + "\n")
+        if arguments.npz:
+            arrays = {f"level_{s.level}_{name}": getattr(s, name) for s in stages for name in ("index", "hole")}
+            np.savez_compressed(arguments.npz, **arrays)
+    except images.ImageFileError as error:
+        raise cli.CommandError(str(error)) from error
+    if not arguments.quiet:
+        for note in notes:
+            print(f"msa attention-map: note: {cli.one_line(note)}", file=sys.stderr)
+        for stage in stages:
+            looks = stage.index >= 0
+            print(
+                f"level {stage.level}: {stage.index.shape[1]} x {stage.index.shape[0]} cells of {stage.factor} x "
+                f"{stage.factor} pixels, {int(stage.hole.sum())} of them hole, which look at "
+                f"{len(np.unique(stage.index[looks]))} background cells, on average {_mean_distance(stage):.1f} away"
+            )
+        print("written:", ", ".join(map(str, outputs)))
+    return 0
+
+
+def _mean_distance(stage) -> float:
+    import numpy as np
+
+    y, x = np.nonzero(stage.index >= 0)
+    if not len(y):
+        return float("nan")
+    there_y, there_x = np.divmod(stage.index[y, x], stage.index.shape[1])
+    return float(np.hypot(there_y - y, there_x - x).mean())
+
+
+def _as_json(arguments: argparse.Namespace, size: tuple[int, int], stages: list) -> dict:
+    return {
+        "image": str(arguments.image),
+        "mask": str(arguments.mask),
+        "weights": str(arguments.weights),
+        "height": size[0],
+        "width": size[1],
+        "stages": [
+            {
+                "level": stage.level,
+                "factor": stage.factor,
+                "height": stage.index.shape[0],
+                "width": stage.index.shape[1],
+                "index": stage.index.tolist(),
+                "hole": stage.hole.astype(int).tolist(),
+            }
+            for stage in stages
+        ],
+    }

@@ -1,0 +1,268 @@
+"""``msa evaluate``: nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+METHODS = ("mean-colour", "telea", "navier-stokes", "biharmonic")
+DATASETS = ("paris", "celeba", "places2", "synthetic")
+_BINS = "1-10 10-20 20-30 30-40 40-50 50-60"
+
+DETAILS = """\
+Fills the same holes with trained weights and with classical fills, and measures PSNR, SSIM and mean
+l1 of the composites (valid pixels kept, 8 bits), per range of hole ratios as in Table 4 of the paper.
+
+Two protocols: 'standard' (RGB, data range 1, SSIM with the Gaussian window of 11) and 'paper', which
+repeats the authors' script: grey images, SSIM with a uniform window of 51, l1 = sum |a-b| / sum (a+b).
+That script weighs the channels of a BGR image as if they were RGB, and so does 'paper'. Figures of
+one protocol cannot be compared with those of the other.
+
+Every image is measured once per range. Without --masks the holes come from the built-in brush; masks
+of a folder are sorted by their own ratio, and those outside all ranges are left out. Biharmonic
+solves a linear system per image, about half a second at 256 x 256: --methods can leave it out.
+
+OUT is a folder: evaluation.json, evaluation.csv and evaluation.png go there. Figures (not times)
+are the same for the same arguments."""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    from . import cli
+
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="FOLDER", help="test images, subfolders too")
+    source.add_argument("--synthetic", type=_positive, metavar="N", help="N rendered facades, none used in training")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="mask files; white = hole (default: brush)")
+    parser.add_argument("--invert-mask", action="store_true", help="black = hole, in mask files")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[], metavar="FILE", help="generators' weights (safetensors)"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="METHOD",
+        help=f"classical fills, any of {', '.join(METHODS)}; none after the option: only the weights (default: all)",
+    )
+    parser.add_argument(
+        "--dataset", choices=DATASETS, help="resize and crop (default: celeba's), and whose Table 4 to show"
+    )
+    parser.add_argument(
+        "--bins",
+        type=_bin,
+        nargs="+",
+        default=[_bin(text) for text in _BINS.split()],
+        metavar="LOW-HIGH",
+        help=f"ranges of hole ratios, in percent; default: {_BINS}",
+    )
+    parser.add_argument(
+        "--size", type=_positive, default=256, metavar="N", help="side of the images in pixels; default: 256"
+    )
+    parser.add_argument("--count", type=_positive, metavar="N", help="at most N images per range")
+    parser.add_argument(
+        "--protocols", nargs="+", choices=("standard", "paper"), default=["standard", "paper"], help="default: both"
+    )
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights, for LPIPS")
+    parser.add_argument("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights, for FID")
+    parser.add_argument("--seed", type=_whole, default=0, help="of the brush; default: 0")
+    parser.add_argument("--device", type=cli._device, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no table")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _bin(text: str) -> tuple[float, float]:
+    low, dash, high = text.removesuffix("%").partition("-")
+    try:
+        bounds = float(low) / 100, float(high) / 100
+    except ValueError:
+        bounds = 1.0, 0.0
+    if not dash or not 0 <= bounds[0] < bounds[1] <= 1:
+        raise argparse.ArgumentTypeError(f"must be LOW-HIGH in percent, 0 <= LOW < HIGH <= 100, got {text!r}")
+    return bounds
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from . import cli
+
+    _check(arguments, cli)
+    cli._make_writable(arguments.output)
+    try:
+        return _measure(arguments, cli)
+    except ModuleNotFoundError as error:
+        if error.name == "torch_fidelity":
+            raise cli.CommandError(f"--fid {arguments.fid}: {error}") from error
+        if error.name not in ("torchmetrics", "cv2", "skimage", "matplotlib"):
+            raise
+        raise cli.CommandError(f"{error.name} is missing: pip install 'msa-ops[evaluate]'") from error
+
+
+def _check(arguments: argparse.Namespace, cli) -> None:
+    """All that can be wrong and can be known before anything is loaded."""
+    from .metrics import SMALLEST_SIDE
+
+    if not arguments.weights and not arguments.methods:
+        raise cli.CommandError("nothing to measure: give --weights FILE or --methods", 2)
+    for protocol in arguments.protocols:
+        if arguments.size < SMALLEST_SIDE[protocol]:
+            window = SMALLEST_SIDE[protocol]
+            raise cli.CommandError(
+                f"--size {arguments.size}: protocol '{protocol}' has an SSIM window of {window}x{window} pixels, which "
+                f"does not fit into the images; use --size {window} or more"
+                + (", or --protocols standard" if protocol == "paper" else ""),
+                2,
+            )
+    if arguments.synthetic and arguments.dataset not in (None, "synthetic"):
+        raise cli.CommandError(f"--dataset {arguments.dataset} goes with --images, not with --synthetic", 2)
+    if arguments.images and arguments.dataset == "synthetic":
+        raise cli.CommandError("--dataset synthetic goes with --synthetic N, not with --images", 2)
+    for folder, what in ((arguments.images, "images"), (arguments.masks, "masks")):
+        if folder is not None and not folder.is_dir():
+            raise cli.CommandError(f"{folder}: no such folder of {what}")
+    for path in arguments.weights:
+        if not path.is_file():
+            raise cli.CommandError(f"{path}: no such weights file; 'make demo' trains and writes one")
+    for option in ("lpips", "fid"):
+        path = getattr(arguments, option)
+        if path is not None and not path.is_file():
+            raise cli.CommandError(f"--{option} {path}: no such weights file; nothing is downloaded")
+
+
+def _measure(arguments: argparse.Namespace, cli) -> int:
+    import sys
+
+    from tqdm import tqdm
+
+    from . import evaluation_report as report
+    from .evaluation import evaluate_bin
+    from .images import ImageFileError
+
+    device = cli._find_device(arguments.device)
+    methods = _methods(arguments, cli, device)
+    lpips, inception = _learned(arguments, cli, device)
+    bins = list(dict.fromkeys(arguments.bins))
+    inputs = _inputs(arguments, cli, bins)
+    protocols = list(dict.fromkeys(arguments.protocols))
+    rows, empty = [], []
+    total = sum(inputs.count(bin_) for bin_ in bins)
+    with tqdm(total=total, desc="evaluate", unit="image", file=sys.stderr, disable=arguments.quiet or None) as bar:
+        for bin_ in bins:
+            try:
+                found = evaluate_bin(
+                    methods,
+                    bin_,
+                    inputs.pairs(bin_),
+                    protocols=protocols,
+                    lpips=lpips,
+                    inception=inception,
+                    tick=bar.update,
+                )
+            except (ValueError, FloatingPointError, ImageFileError) as error:
+                raise cli.CommandError(f"holes of {report.bin_name(*bin_)}: {error}") from error
+            except (MemoryError, RuntimeError) as error:
+                if not cli._is_out_of_memory(error):
+                    raise
+                raise cli.CommandError(f"not enough memory on {device}; try a smaller --size") from error
+            rows += found
+            if not found:
+                empty.append(bin_)
+    if not rows:
+        raise cli.CommandError(f"no image could be measured: {'; '.join(inputs.problems) or 'no mask in any range'}")
+    facts = _facts(arguments, device)
+    dataset = arguments.dataset
+    paths = report.write(arguments.output, rows, protocols, facts, dataset)
+    if not arguments.quiet:
+        print(report.table(rows, protocols, dataset))
+        for bin_ in empty:
+            print(f"msa evaluate: note: no mask with holes of {report.bin_name(*bin_)}", file=sys.stderr)
+        for note in inputs.notes:
+            print(f"msa evaluate: note: {note}", file=sys.stderr)
+        print("written:", ", ".join(map(str, paths)))
+    for problem in inputs.problems:
+        print(f"msa evaluate: error: {cli.one_line(problem)}", file=sys.stderr)
+    return 1 if inputs.problems else 0
+
+
+def _methods(arguments: argparse.Namespace, cli, device) -> dict:
+    """Name -> fill: the classical ones, then the weights under their file's name, with its folders' where two agree."""
+    from .evaluation import network_fill
+    from .fills import FILLS
+
+    methods = {name: FILLS[name] for name in METHODS if name in arguments.methods}
+    for path in arguments.weights:
+        names = [path.stem, str(path.with_suffix("")), str(path)]
+        taken = {*methods, *(other.stem for other in arguments.weights if other != path)}
+        name = next((name for name in names if name not in taken), None)
+        if name is None:
+            raise cli.CommandError(f"{path}: these weights are given twice", 2)
+        methods[name] = network_fill(cli._load_generator(path, device))
+    return methods
+
+
+def _learned(arguments: argparse.Namespace, cli, device) -> tuple:
+    if arguments.lpips is None and arguments.fid is None:
+        return None, None
+    from .learned_metrics import Lpips, load_inception
+
+    found = []
+    for option, path, load in (("lpips", arguments.lpips, Lpips), ("fid", arguments.fid, load_inception)):
+        try:
+            found.append(None if path is None else load(path).to(device))
+        except (OSError, ValueError) as error:
+            raise cli.CommandError(f"--{option} {path}: {error}") from error
+    return tuple(found)
+
+
+def _inputs(arguments: argparse.Namespace, cli, bins: list[tuple[float, float]]):
+    from .data import BrushMasks, Facades, ImageFolder, MaskFolder
+    from .evaluation_inputs import FIRST_HELD_OUT_FACADE, Inputs
+
+    size = arguments.size
+    try:
+        if arguments.synthetic:
+            images = Facades(size, arguments.synthetic, FIRST_HELD_OUT_FACADE)
+        else:
+            # Without a data set: the shorter side to the size, the middle of it.
+            images = ImageFolder(arguments.images, size, arguments.dataset or "celeba")
+        if arguments.masks:
+            masks = MaskFolder(arguments.masks, arguments.invert_mask)
+        else:
+            masks = lambda bin_: BrushMasks(bin_, arguments.seed)  # noqa: E731
+        return Inputs(images, masks, bins, size=size, limit=arguments.count)
+    except ValueError as error:
+        raise cli.CommandError(str(error)) from error
+
+
+def _facts(arguments: argparse.Namespace, device) -> dict:
+    """What the JSON file says beside the figures."""
+    from importlib.metadata import distributions
+
+    import torch
+
+    packages = ("torch", "torchmetrics", "scikit-image", "opencv-python-headless", "numpy")
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "command", "quiet")}
+
+    def plain(value):
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {
+        "arguments": {name: plain(value) for name, value in given.items()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": {d.name: d.version for d in distributions() if d.name in packages},
+    }
