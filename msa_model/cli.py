@@ -387,6 +387,12 @@ def _train(argv: list[str]) -> int:
     return train(argv)
 
 
+def _ablation(argv: list[str]) -> int:
+    from .ablation import main as ablation
+
+    return ablation(argv)
+
+
 def _run_info(arguments: argparse.Namespace) -> int:
     from msa_ops import info
 
@@ -419,6 +425,12 @@ COMMANDS = (
         "train the network, on one device or, under torchrun, on many",
         "msa train --preset synthetic --out runs/facades",
         parse_and_run=_train,
+    ),
+    Command(
+        "ablation",
+        "train variants and compare them (Fig. 10)",
+        "msa ablation --preset synthetic --steps 2000 --out runs/ablation",
+        parse_and_run=_ablation,
     ),
     Command(
         "evaluate",

@@ -158,6 +158,7 @@ COMPILE = """
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_gpus_that_are_not_here():
     """The interpreter takes more than the compiler does."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
