@@ -23,7 +23,7 @@ SANITIZED = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/te
 SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
 
 OPERATORS = [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--batch=6", "--rounds=15"]
-LAYERS = [*OPERATORS, "--suite=layers", "--suite=generator", "--suite=upcat-rule"]
+LAYERS = [*OPERATORS, "--suite=layers", "--suite=generator", "--suite=training", "--suite=upcat-rule"]
 ATTENTION = [*OPERATORS, "--suite=attention", "--name=attention"]
 
 #: name -> (seconds, command)

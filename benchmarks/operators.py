@@ -1,8 +1,8 @@
 """``python -m benchmarks.operators``: the operators against what a user could run instead.
 
 Suites: ``layers`` (the generator's 16 partial convolutions), ``attention`` (hole_attention on fixed cases, whatever
-``--size`` and ``--batch`` are), ``generator`` (the whole network's forward), ``upcat-rule`` (where the decoder's
-four-phase form starts to win).
+``--size`` and ``--batch`` are), ``generator`` (the whole network's forward), ``training`` (a training step),
+``upcat-rule`` (where the decoder's four-phase form starts to win).
 Results go to benchmarks/results/, and ``python -m benchmarks.report`` puts them into the README.
 """
 
@@ -23,6 +23,7 @@ from . import harness
 from .attention import attention
 from .layers import layer_cases
 from .report import TABLES
+from .training import training
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOLE = (0.2, 0.3)
@@ -143,7 +144,13 @@ def upcat_rule(device: torch.device, dtype: torch.dtype, size: int, batch: int, 
     return {"batch": batch, "rows": rows}
 
 
-SUITES = {"layers": layers, "attention": attention, "generator": generator, "upcat-rule": upcat_rule}
+SUITES = {
+    "layers": layers,
+    "attention": attention,
+    "generator": generator,
+    "training": training,
+    "upcat-rule": upcat_rule,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -101,13 +101,27 @@ def whole_table(suite: dict) -> str:
     return table(["generator forward", "fused, ms", "reference, ms", "reference / fused"], rows)
 
 
+def training_table(suite: dict) -> str:
+    row = ["generator and discriminator", f"{suite['fused ms']:.0f}", f"{suite['reference ms']:.0f}"]
+    if not suite["passed"]:
+        row = ["gradients differ", "", ""]
+    ratio = f"**{suite['reference / fused']:.2f}**" if suite["passed"] else ""
+    return table(["training step, without VGG", "fused, ms", "reference, ms", "reference / fused"], [[*row, ratio]])
+
+
 def rule_table(suite: dict) -> str:
     header = ["channels", "small pixels", "concat / phases", "rule picks"]
     return table(header, [[row[name] for name in header] for row in suite["rows"]])
 
 
 #: How a suite of benchmarks.operators is shown.
-TABLES = {"layers": layer_table, "attention": attention_table, "generator": whole_table, "upcat-rule": rule_table}
+TABLES = {
+    "layers": layer_table,
+    "attention": attention_table,
+    "generator": whole_table,
+    "training": training_table,
+    "upcat-rule": rule_table,
+}
 
 
 def section(path: Path) -> str:
@@ -140,6 +154,8 @@ def section(path: Path) -> str:
     if suite := content.get("generator"):
         parts.append(f"The whole network, {suite['size']}×{suite['size']}, batch {suite['batch']}:\n")
         parts.append(whole_table(suite) + "\n")
+    if suite := content.get("training"):
+        parts.append(training_table(suite) + "\n")
     return "\n".join(parts)
 
 

@@ -44,6 +44,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) statistics_kernel(Prob
       for (int j = 0; j < kPerThread; ++j) {
         if (tile.key[thread_column() + j] < 0) continue;
         const R score = p.scale * scores[i][j];
+        if (score == -std::numeric_limits<R>::infinity()) continue;  // adds nothing; its difference to `top` may be NaN
         if (score > top[i]) {
           sum[i] *= exp(top[i] - score);
           top[i] = score;
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) statistics_kernel(Prob
     }
     const int query = first_query + thread_row() + i;
     if (threadIdx.x % kLanes == 0 && query < p.queries.count) {
-      R* statistics = p.statistics + 3 * p.queries.pixel[query];
+      R* statistics = p.statistics + int64_t{3} * p.queries.pixel[query];
       statistics[0] = top[i];
       statistics[1] = log(sum[i]);
     }
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
     const R total = row_total(row_sum[i]);
     const int query = first_query + thread_row() + i;
     if (c0 == 0 && threadIdx.x % kLanes == 0 && query < p.queries.count)
-      p.statistics[3 * p.queries.pixel[query] + 2] = total;
+      p.statistics[int64_t{3} * p.queries.pixel[query] + 2] = total;
     if (!renormalize || total == R(0)) continue;
 #pragma unroll
     for (int j = 0; j < 2 * kPerThread; ++j) attended[i][j] /= total;

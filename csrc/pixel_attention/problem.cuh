@@ -59,7 +59,7 @@ __device__ bool point_at(const Problem<T>& p, int first_query, int first_key, Sh
   if (is_query) {
     if (first_query + i < p.queries.count)
       row = p.window.neighbour(p.queries.rank, p.queries.pixel[first_query + i], by);
-    const int pixel = row >= 0 ? p.queries.pixel[row] : 0;
+    const int64_t pixel = row >= 0 ? p.queries.pixel[row] : 0;  // times three it may not fit an int
     tile.query[i] = row;
     tile.top[i] = row >= 0 ? p.statistics[3 * pixel] : R(0);
     tile.log_sum[i] = row >= 0 ? p.statistics[3 * pixel + 1] : R(0);

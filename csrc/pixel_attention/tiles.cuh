@@ -124,7 +124,6 @@ enum class Sum { kKeys, kQueries };
 
 template <Sum over, typename R>
 __device__ __forceinline__ void store_weights(const R (&tile)[kPerThread][kPerThread], R* weights) {
-  __syncthreads();  // earlier readers are done
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i)
 #pragma unroll

@@ -54,8 +54,9 @@ def _softmax(
     """s* of the pixels q and k; zero where either is not present."""
     scores = tl.zeros([BLOCK, BLOCK], tl.float32)
     scores = scale * _product(query, q, has_q, key, k, has_k, channels, scores, STEP, PRECISION)
-    top = tl.load(statistics + 3 * q, mask=has_q, other=0.0)
-    log_sum = tl.load(statistics + 3 * q + 1, mask=has_q, other=0.0)
+    at = statistics + 3 * q.to(tl.int64)
+    top = tl.load(at, mask=has_q, other=0.0)
+    log_sum = tl.load(at + 1, mask=has_q, other=0.0)
     # The maximum first: it cancels what is large, where a sum of both would have been rounded.
     scores = tl.where(has_q[:, None] & has_k[None, :], scores - top[:, None], -float("inf"))
     return tl.exp(scores - log_sum[:, None])
@@ -168,7 +169,9 @@ def statistics_kernel(
         scores = _product(query, q, has_q, key, k, has_k, channels, scores, STEP, PRECISION)
         scores = tl.where(has_k[None, :], scale * scores, -float("inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
-        total = total * tl.exp(top - new_top) + tl.sum(tl.exp(scores - new_top[:, None]), 1)
+        # Scores that overflow to -inf add nothing; a difference of infinities would be NaN.
+        finite_top = tl.where(new_top == -float("inf"), 0.0, new_top)
+        total = total * tl.exp(top - finite_top) + tl.sum(tl.exp(scores - finite_top[:, None]), 1)
         top = new_top
     at = statistics + 3 * (sample * size + q)
     tl.store(at, top, mask=has_q)
