@@ -61,8 +61,8 @@ def shift_attention(
 
     Work is proportional to queries × keys, per sample; on CUDA without ever waiting for the device. Gradients flow to
     query, key and value; second order is refused by the kernels. Deterministic (on the CPU, for a given number of
-    threads). Extra memory: on the CPU the gathered inputs and up to 40 MiB for a block of scores, forward and backward;
-    on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its gradient.
+    threads). Extra memory: on the CPU the gathered inputs and at most 48 MiB of scores forward, 24 MiB backward, whatever
+    the size; on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its gradient.
     """
     op = "shift_attention"
     query, key, value = checks.autocast(query, key, value)
@@ -159,7 +159,7 @@ def hole_attention_map(
 
     Returns:
         (N, H, W) int64, the flat index y·W + x of that pixel (the first of equals); -1 at background pixels and where
-        there is no background. Memory is linear in H·W up to the blocks of :func:`shift_attention`. No gradient.
+        there is no background. Memory is linear in H·W, as :func:`shift_attention`'s. No gradient.
 
     Raises:
         ValueError: as :func:`hole_attention`.

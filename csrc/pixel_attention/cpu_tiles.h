@@ -21,7 +21,7 @@ namespace msa::pixel_attention {
 namespace {
 
 // Bytes of images that may exist at a time; scores need as much at most.
-constexpr int64_t kImageBytes = 20 << 20;
+constexpr int64_t kImageBytes = 16 << 20;
 
 struct Range {
   int64_t begin, end;

@@ -1,6 +1,6 @@
 """The CPU kernels' memory is linear in the pixels: what they cut to stay within their budget, and that they do.
 
-The budget is fixed (20 MiB of images of weights), so shapes stand for the ways of cutting: `ROWS` cuts queries and
+The budget is fixed (16 MiB of images of weights), so shapes stand for the ways of cutting: `ROWS` cuts queries and
 keys, `ONE_ROW` also the shifts, into those within a map row and those to its neighbours; a huge radius cuts further.
 """
 
@@ -99,7 +99,7 @@ def peak(run):
 
 @pytest.mark.parametrize("size", [ROWS, ONE_ROW], ids=str)
 def test_memory_stays_within_the_budget_where_one_map_row_does_not_fit(size):
-    """Images, scores and, where shifts are cut, their sums: 20 MiB each, whatever the map. (A map row of queries with
+    """Images, scores and, where shifts are cut, their sums: 16 MiB each, whatever the map. (A map row of queries with
     its halo against all keys would be 76 and 120 MiB here.)"""
     x, valid = torch.randn(1, 2, *size), torch.ones(1, 1, *size, dtype=torch.bool)
     valid[..., : size[1] * 17 // 20] = False
