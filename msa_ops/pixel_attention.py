@@ -61,8 +61,9 @@ def shift_attention(
 
     Work is proportional to queries × keys, per sample; on CUDA without ever waiting for the device. Gradients flow to
     query, key and value; second order is refused by the kernels. Deterministic (on the CPU, for a given number of
-    threads). Extra memory: on the CPU the gathered inputs and at most 48 MiB of scores forward, 24 MiB backward, whatever
-    the size; on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its gradient.
+    threads). Extra memory: on the CPU the gathered inputs and at most 48 MiB of scores forward, 24 MiB backward,
+    whatever the size; on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its
+    gradient.
     """
     op = "shift_attention"
     query, key, value = checks.autocast(query, key, value)
