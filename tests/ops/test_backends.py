@@ -148,6 +148,7 @@ def test_auto_prefers_the_tensor_cores_for_halves_on_cuda():
 
 def test_why_triton_is_missing(monkeypatch):
     assert loader._find_triton("no compiled part") == "no compiled part"
+    monkeypatch.setattr(loader.importlib.util, "find_spec", lambda name: "found")
     monkeypatch.setattr(loader.shutil, "which", lambda name: None)
     assert "needs a C compiler" in loader._find_triton(None)
     monkeypatch.setattr(loader.importlib.util, "find_spec", lambda name: None)
