@@ -55,8 +55,6 @@ def run(config: TrainConfig) -> Trainer:
         trainer = Trainer(config, processes)
         if config.resume and trainer.resume():
             _say(processes, f"continuing after step {trainer.step_number}")
-        if trainer.loss.vgg is None:
-            _say(processes, "no VGG-16 weights: training without the perceptual and style terms")
         log = _Log(config, trainer)
         start, first = time.monotonic(), trainer.step_number
         bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=processes.rank > 0)
