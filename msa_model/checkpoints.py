@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import torch_files
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -129,15 +131,6 @@ def fit(module: torch.nn.Module, weights: dict[str, Tensor], what: str) -> None:
     Raises:
         CheckpointError: names the keys that are missing, unknown, or of another shape.
     """
-    own = module.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is unknown" for name in weights if name not in own]
-    problems += [
-        f"{name} has shape {tuple(weights[name].shape)}, the network wants {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"{what} is of another architecture: {'; '.join(problems[:4])}{more}")
+    if problems := torch_files.differences(weights, module.state_dict()):
+        raise CheckpointError(f"{what} is of another architecture: {problems}")
     module.load_state_dict(weights)

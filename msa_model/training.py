@@ -200,7 +200,10 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         if self.scaler.is_enabled():
-            self.scaler.step(optimizer)
+            self.scaler.step(
+                optimizer
+            )  # skips what overflowed, which is how it finds its scale; only the loss tells more
+            self.bad_steps += (~torch.isfinite(loss.detach())).float()
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         bad = 1 - torch.isfinite(nn.utils.get_total_norm(gradients)).float()

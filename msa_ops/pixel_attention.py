@@ -133,8 +133,10 @@ def hole_attention(
     narrow = _operand_dtype(features, variant)
     with checks.without_autocast(features):
         wide = features.to(statistics_dtype(features.dtype))
-        *maps, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
-        query, key, value = (t.to(narrow) for t in maps)
+        query, key, value, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
+        if narrow != wide.dtype:  # the paper's variant, whose queries are its keys, and its values the features
+            query = key = query.to(narrow)
+            value = features.to(narrow)
         renormalize = renormalize and variant == "paper"
         attended = shift_attention(query, key, value, ~valid, keys, renormalize=renormalize, backend=backend, **options)
     # Without background there is nothing to fill from.

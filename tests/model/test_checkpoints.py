@@ -76,8 +76,8 @@ def test_state_never_runs_code(tmp_path):
 def test_another_architecture_is_described():
     network = nn.Conv2d(2, 3, 1)
     message = (
-        r"run's generator is of another architecture: bias is missing; extra is unknown; "
-        r"weight has shape \(1,\), the network wants \(3, 2, 1, 1\)"
+        r"run's generator is of another architecture: missing: bias; unknown: extra; "
+        r"of another shape: weight \(1,\) \(wanted \(3, 2, 1, 1\)\)"
     )
     with pytest.raises(checkpoints.CheckpointError, match=message):
         checkpoints.fit(network, {"weight": torch.zeros(1), "extra": torch.zeros(1)}, "run's generator")

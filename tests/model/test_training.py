@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from msa_model import checkpoints
 from msa_model.config import parse
+from msa_model.facades import render_facade
 from msa_model.training import Trainer, TrainingError
-from msa_model.training_run import run
+from msa_model.training_run import run, training_data
 
 TINY = [
     *("--preset", "synthetic", "--data.size", "32", "--generator.base_width", "4", "--generator.depth", "4"),
@@ -73,6 +74,29 @@ def test_a_run_writes_checkpoints_that_inpaint_and_events(tmp_path):
 
 #: Results do not depend on the machine's speed, but on the number of threads, which the tests set to one.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_folders_and_vgg_weights_are_trained_on(tmp_path):
+    from PIL import Image
+
+    from msa_model.masks import free_form_mask
+    from msa_model.vgg import VGG16Features
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    for i in range(3):
+        Image.fromarray(render_facade(64, i)).save(tmp_path / "photos" / f"{i}.jpg")
+        hole = ~free_form_mask(64, 64, (0.2, 0.3), i)[0].numpy()
+        Image.fromarray(hole).save(tmp_path / "masks" / f"{i}.png")
+    torch.save(VGG16Features(None).state_dict(), tmp_path / "vgg.pth")
+    folders = ["--data.images", str(tmp_path / "photos"), "--data.masks", str(tmp_path / "masks")]
+    trainer = run(config(tmp_path / "run", *folders, "--loss.vgg", str(tmp_path / "vgg.pth"), "--steps", "2"))
+    terms = trainer.step(*batch())
+    assert {"perceptual", "style"} <= terms.keys()
+    assert all(torch.isfinite(term) for term in terms.values())
+    item = training_data(trainer.config)[0, 0]
+    assert item["image"].shape == (3, 32, 32)
+    assert 0.05 < 1 - item["mask"].float().mean() < 0.6  # white is hole
 
 
 def command(out, *more):
@@ -179,8 +203,9 @@ def test_a_killed_worker_restarts_and_ends_where_it_would_have(tmp_path):
     assert_same(*results)
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
-    trainer = Trainer(config(tmp_path, "--max_bad_steps", "4"))
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, precision):
+    trainer = Trainer(config(tmp_path, "--max_bad_steps", "4", "--precision", precision))
     image, mask = batch()
     trainer.step(image, mask)
     before = {name: p.detach().clone() for name, p in trainer.generator.named_parameters()}
@@ -217,7 +242,9 @@ def test_weights_of_another_generator_are_refused(tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     run(config(tmp_path, "--steps", "1"))
-    with pytest.raises(checkpoints.CheckpointError, match=r"generator is of another architecture: .* has shape"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"generator is of another architecture: of another shape: .*wanted"
+    ):
         run(config(tmp_path, "--steps", "2", "--generator.base_width", "8"))
 
 

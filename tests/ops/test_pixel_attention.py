@@ -334,6 +334,24 @@ def test_autocast(variant, native):
     assert torch.equal(halved, outside)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_halves_err_as_much_as_the_halves(dtype, native, monkeypatch):
+    """What the tensor cores are given on CUDA, on every device."""
+    from msa_ops import pixel_attention
+
+    x, mask = torch.randn(2, 16, 9, 11, device=native).to(dtype), torch.rand(2, 1, 9, 11, device=native) > 0.4
+    results = []
+    for operands in (dtype, torch.float32):
+        monkeypatch.setattr(pixel_attention, "_operand_dtype", lambda features, variant, dtype=operands: dtype)
+        leaf = x.clone().requires_grad_()
+        output = hole_attention(leaf, mask, scale=3.0)
+        results.append([output.detach(), *torch.autograd.grad(output.float().square().sum(), leaf)])
+    for narrow, wide in zip(*results, strict=True):
+        assert narrow.dtype == dtype
+        error = (narrow.double() - wide.double()).norm() / wide.double().norm()
+        assert error < 4 * torch.finfo(dtype).eps
+
+
 def test_meta_tensors_give_shapes():
     x, mask = torch.empty(2, 3, 4, 5, device="meta"), torch.empty(2, 1, 4, 5, device="meta")
     assert hole_attention(x, mask).shape == x.shape
