@@ -16,7 +16,8 @@ class DataConfig:
     """Images and masks.
 
     Args:
-        images: a folder of images, any nesting, or "synthetic" for rendered building facades.
+        images: a folder of images, any nesting, or "synthetic" for rendered building facades. Of a list of them each
+            gives as many images as any other; one that is named twice gives twice as many.
         masks: a folder of mask files (white = hole), or "brush" for the built-in free-form brush.
         invert_masks: mask files have black = hole.
         geometry: how photographs become squares: "paris" and "places2" (shorter side to 350, random crop), "celeba"
@@ -26,7 +27,7 @@ class DataConfig:
         workers: processes that load; 0 loads in the training process.
     """
 
-    images: str = "synthetic"
+    images: list[str] | str = "synthetic"
     masks: str = "brush"
     invert_masks: bool = False
     geometry: Literal["paris", "celeba", "places2"] = "paris"
@@ -118,6 +119,8 @@ class TrainConfig:
             refuse(f"ema must be in [0, 1), got {self.ema}")
         if self.data.size < 1:
             refuse(f"data.size must be positive, got {self.data.size}")
+        if not self.data.images:
+            refuse("data.images names no images")
         low, high = self.data.hole_ratio
         if not 0 <= low < high <= 1:
             refuse(f"data.hole_ratio must be 0 <= low < high <= 1, got {low}, {high}")
@@ -133,6 +136,18 @@ class TrainConfig:
     def generator_rate(self) -> float:
         """Adam's rate of the generator: as given, else the paper's of the stage."""
         return self.lr_generator if self.lr_generator is not None else (5e-5 if self.fine_tune else 2e-4)
+
+
+def changes(before: dict, after: dict, prefix: str = "") -> list[str]:
+    """What differs between two configurations as nested dicts, a line per key: "batch: 4, now 8"."""
+    lines = []
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += changes(old, new, f"{prefix}{name}.")
+        elif old != new:
+            lines.append(f"{prefix}{name}: {old}, now {new}")
+    return sorted(lines)
 
 
 #: What `--preset` sets; the command line and a configuration file go over it.

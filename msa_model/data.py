@@ -1,6 +1,6 @@
 """Images and masks for training and evaluation.
 
-- `Facades`, `ImageFolder`: images, ``load(index, rng)``.
+- `Facades`, `ImageFolder`, `MixedImages`: images, ``load(index, rng)``.
 - `BrushMasks`, `MaskFolder`: masks, ``load(index, rng, height, width)``.
 - `InpaintingData`: both together, a torch data set for training; `StepSampler` and `make_loader` feed it.
 - `evaluation_pairs`: image i with mask i, always the same.
@@ -30,6 +30,7 @@ from .sources import (
     ImageSource,
     MaskFolder,
     MaskSource,
+    MixedImages,
     Preset,
     checked,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "InpaintingData",
     "MaskFolder",
     "MaskSource",
+    "MixedImages",
     "Preset",
     "Skipped",
     "StepSampler",

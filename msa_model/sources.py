@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -146,6 +147,31 @@ class ImageFolder:
         if self.flip and rng is not None and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         return np.ascontiguousarray(pixels)
+
+
+class MixedImages:
+    """Several sources in turn: of n sources, image ``index`` is of number ``index % n``, so that each gives as many as
+    any other however few it has. A source that is named twice gives twice as many.
+
+    Args:
+        sources: one or more.
+    """
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self.sources = tuple(sources)
+
+    def __len__(self) -> int:
+        """So many that the largest source is gone through once."""
+        return len(self.sources) * max(map(len, self.sources))
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """(size, size, 3) uint8, as the source loads it; those of a smaller source come over again.
+
+        Raises:
+            ImageFileError: the file cannot be read.
+        """
+        number, which = divmod(checked(index, len(self)), len(self.sources))
+        return self.sources[which].load(number % len(self.sources[which]), rng)
 
 
 def _read_rgb(path: Path, shorter: int) -> Image.Image:

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoints
-from .config import TrainConfig
+from .config import TrainConfig, changes
 from .discriminator import Discriminator
 from .generator import Generator
 from .losses import InpaintingLoss
@@ -251,15 +251,18 @@ class Trainer:
         }
         torch.save(state, folder / "state.pt")
 
-    def resume(self) -> bool:
-        """Continues from the newest checkpoint of the run's folder; False where there is none.
+    def resume(self) -> list[str] | None:
+        """Continues from the newest checkpoint of the run's folder, under this configuration.
+
+        Returns:
+            What differs from the configuration that wrote it, a line per key; None where there is no checkpoint.
 
         Raises:
             checkpoints.CheckpointError: unreadable, or of another architecture.
         """
         steps = checkpoints.steps_in(Path(self.config.out))
         if not steps:
-            return False
+            return None
         folder = checkpoints.path_of(Path(self.config.out), steps[-1])
         state = checkpoints.load_state(folder)
         checkpoints.fit(self.generator, checkpoints.load_weights(folder, "generator"), f"{folder}'s generator")
@@ -276,4 +279,4 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.step_number = state["step"]
         self.bad_steps.fill_(state["bad_steps"])
-        return True
+        return changes(json.loads(state["config"]), json.loads(json.dumps(dataclasses.asdict(self.config))))

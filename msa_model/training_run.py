@@ -13,15 +13,18 @@ from torch import Tensor
 
 from .checkpoints import CheckpointError
 from .config import TrainConfig, parse
-from .data import BrushMasks, Facades, ImageFolder, InpaintingData, MaskFolder, StepSampler, make_loader
+from .data import BrushMasks, Facades, ImageFolder, InpaintingData, MaskFolder, MixedImages, StepSampler, make_loader
 from .training import Processes, Trainer, TrainingError
 
 
 def training_data(config: TrainConfig) -> InpaintingData:
     """Images and masks of a configuration."""
     data = config.data
-    synthetic = data.images == "synthetic"
-    images = Facades(data.size) if synthetic else ImageFolder(data.images, data.size, data.geometry)
+    sources = [
+        Facades(data.size) if name == "synthetic" else ImageFolder(name, data.size, data.geometry)
+        for name in ([data.images] if isinstance(data.images, str) else data.images)
+    ]
+    images = sources[0] if len(sources) == 1 else MixedImages(sources)
     masks = BrushMasks(data.hole_ratio) if data.masks == "brush" else MaskFolder(data.masks, data.invert_masks)
     return InpaintingData(images, masks, seed=config.seed)
 
@@ -53,8 +56,11 @@ def run(config: TrainConfig) -> Trainer:
     processes = Processes.start(config.device)
     try:
         trainer = Trainer(config, processes)
-        if config.resume and trainer.resume():
+        changes = trainer.resume() if config.resume else None
+        if changes is not None:
             _say(processes, f"continuing after step {trainer.step_number}")
+            for line in changes:
+                _say(processes, f"not as before: {line}")
         log = _Log(config, trainer)
         start, first = time.monotonic(), trainer.step_number
         bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=processes.rank > 0)

@@ -18,6 +18,15 @@ def test_the_command_line_goes_over_the_file_over_the_preset(tmp_path):
     assert config.data.hole_ratio == (0.1, 0.2)
 
 
+def test_images_are_one_source_or_a_list(tmp_path):
+    assert parse(SYNTHETIC).data.images == "synthetic"
+    assert parse([*SYNTHETIC, "--data.images", "photos"]).data.images == "photos"
+    assert parse([*SYNTHETIC, "--data.images", "[synthetic, photos]"]).data.images == ["synthetic", "photos"]
+    file = tmp_path / "run.yaml"
+    file.write_text("data:\n  images: [synthetic, synthetic, photos]\n")
+    assert parse([*SYNTHETIC, "--config", str(file)]).data.images == ["synthetic", "synthetic", "photos"]
+
+
 def test_defaults_are_the_papers():
     config = parse(["--loss.vgg", "none"])
     assert (config.batch, config.data.size, config.generator_rate, config.lr_discriminator) == (6, 256, 2e-4, 2e-5)
@@ -37,6 +46,7 @@ def test_defaults_are_the_papers():
         (["--precision", "float8"], "precision"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--ema", "1"], r"ema must be in \[0, 1\), got 1"),
+        (["--data.images", "[]"], "data.images names no images"),
         (["--data.hole_ratio", "[0.5, 0.1]"], "data.hole_ratio must be 0 <= low < high <= 1"),
         (["--fine_tune", "true"], "fine_tune needs init"),
         (["--loss.vgg", ""], "loss.vgg must name torchvision's VGG-16 weights"),

@@ -129,6 +129,19 @@ def test_every_mode_becomes_rgb_and_orientation_is_applied(tmp_path):
     assert abs(loaded["cmyk"].astype(int) - np.asarray(base)).mean() < 12
 
 
+def test_mixed_sources_take_turns_and_the_smaller_ones_begin_again():
+    from msa_model.facades import render_facade
+
+    few, many = d.Facades(16, 2, first_seed=100), d.Facades(16, 5, first_seed=200)
+    mixed = d.MixedImages([few, many])
+    assert len(mixed) == 10
+    wanted = [100, 200, 101, 201, 100, 202, 101, 203, 100, 204]
+    for index, number in enumerate(wanted):
+        assert np.array_equal(mixed.load(index), render_facade(16, number))
+    with pytest.raises(IndexError):
+        mixed.load(10)
+
+
 def test_facades_count_from_their_first_seed():
     from msa_model.facades import render_facade
 

@@ -72,6 +72,20 @@ def test_a_run_writes_checkpoints_that_inpaint_and_events(tmp_path):
     assert not torch.equal(latest["encoder.0.conv.weight"], average["encoder.0.conv.weight"])
 
 
+def test_a_resumed_run_says_what_is_not_as_before(tmp_path, capsys):
+    run(config(tmp_path, "--steps", "1"))
+    run(config(tmp_path, "--steps", "1"))
+    assert "not as before" not in capsys.readouterr().err
+    run(config(tmp_path, "--steps", "2", "--lr_generator", "0.5", "--data.images", "[synthetic, synthetic]"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("msa train: ")]
+    assert lines == [
+        "msa train: continuing after step 1",
+        "msa train: not as before: data.images: synthetic, now ['synthetic', 'synthetic']",
+        "msa train: not as before: lr_generator: 0.001, now 0.5",
+        "msa train: not as before: steps: 1, now 2",
+    ]
+
+
 #: Results do not depend on the machine's speed, but on the number of threads, which the tests set to one.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
