@@ -1,7 +1,7 @@
-"""``make demo``: trains a small generator on a few photographs and inpaints holes it has never seen.
+"""``make demo``: inpaints with the weights that come with the package, times the network, shows where its holes look.
 
-The photographs come with scikit-image: chelsea and coffee (CC0), astronaut and rocket (public domain: NASA, SpaceX),
-brick, grass and gravel (CC0).
+The images are two facades and two photographs that the weights were not trained on. The photographs come with
+scikit-image: chelsea and coffee (CC0).
 """
 
 from __future__ import annotations
@@ -14,81 +14,42 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from PIL import Image, ImageDraw, ImageFont
 
 from . import Generator, inpaint
-from .losses import reconstruction_loss
+from .attention_maps import attention_maps, sheet
+from .evaluation_inputs import FIRST_HELD_OUT_FACADE
+from .facades import render_facade
+from .fills import FILLS
 from .masks import free_form_mask
+from .weights import demo_weights
 
-PHOTOS = ("chelsea", "coffee", "astronaut", "rocket", "brick", "grass", "gravel")
-SHOWN = ("chelsea", "coffee", "astronaut")
-SIZE, BATCH = 128, 4
-TRAINING_SEED, HELD_OUT_SEED = 1, 1_000_003
+PHOTOS = ("chelsea", "coffee")
+FACADES = 2
+SIZE = 128  # what the weights were trained at
+HOLE = (0.2, 0.3)
+FIRST_MASK = 1_000_003
 
 
-def load_photos() -> dict[str, Tensor]:
-    """Name -> (3, H, W) in [0, 1], the shorter side SIZE·5/4."""
+def pictures() -> dict[str, np.ndarray]:
+    """Name -> (SIZE, SIZE, 3) uint8."""
     from skimage import data
 
-    photos = {}
+    found = {f"facade {i + 1}": render_facade(SIZE, FIRST_HELD_OUT_FACADE + i) for i in range(FACADES)}
     for name in PHOTOS:
-        pixels = np.atleast_3d(getattr(data, name)())
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).expand(3, -1, -1).float()[None] / 255
-        factor = SIZE * 1.25 / min(image.shape[2:])
-        photos[name] = F.interpolate(image, scale_factor=factor, mode="bilinear", antialias=True)[0].clamp(0, 1)
-    return photos
+        photo = Image.fromarray(getattr(data, name)())
+        side = min(photo.size)
+        left, top = ((extent - side) // 2 for extent in photo.size)
+        found[name] = np.asarray(
+            photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+        )
+    return found
 
 
-def random_crops(photos: list[Tensor], count: int, rng: np.random.Generator) -> Tensor:
-    """(count, 3, SIZE, SIZE), flipped left-right half of the time."""
-    crops = []
-    for _ in range(count):
-        photo = photos[rng.integers(len(photos))]
-        y, x = (int(rng.integers(extent - SIZE + 1)) for extent in photo.shape[1:])
-        crop = photo[:, y : y + SIZE, x : x + SIZE]
-        crops.append(crop.flip(2) if rng.random() < 0.5 else crop)
-    return torch.stack(crops)
-
-
-def train(generator: Generator, photos: list[Tensor], seconds: float, max_steps: int, device: torch.device) -> int:
-    """Trains for a number of seconds or steps, whichever ends first, and returns the number of steps."""
-    from tqdm import tqdm
-
-    rng = np.random.default_rng(TRAINING_SEED)
-    optimizer = torch.optim.Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.99))
-    generator.train()
-    start, step = time.monotonic(), 0
-    bar_format = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
-    with tqdm(total=round(seconds), desc="training", bar_format=bar_format, file=sys.stderr) as bar:
-        while (elapsed := time.monotonic() - start) < seconds and step < max_steps:
-            # Cosine decay over the time there is.
-            progress = max(elapsed / seconds, step / max_steps)
-            optimizer.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + np.cos(np.pi * progress)) + 1e-5
-            image = random_crops(photos, BATCH, rng).to(device, memory_format=torch.channels_last)
-            mask = torch.stack([free_form_mask(SIZE, SIZE, (0.1, 0.35), rng) for _ in range(len(image))]).to(device)
-            loss = reconstruction_loss(generator(image, mask), image, mask)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            bar.update(round(time.monotonic() - start) - bar.n)
-            if step % 5 == 0:
-                bar.set_postfix_str(f"step {step}, loss {loss.item():.3f}, {elapsed / step:.2f} s/step")
-    return step
-
-
-def hole_psnr(result: Tensor, truth: Tensor, mask: Tensor) -> float:
-    """PSNR in dB over the hole pixels of all images."""
-    hole = (mask == 0).expand_as(truth)
-    return -10 * torch.log10((result - truth)[hole].square().mean()).item()
-
-
-def mean_colour_fill(image: Tensor, mask: Tensor) -> Tensor:
-    """Holes filled with the mean colour of the valid pixels."""
-    valid = (mask != 0).to(image.dtype)
-    mean = (image * valid).sum(dim=(2, 3), keepdim=True) / valid.sum(dim=(2, 3), keepdim=True)
-    return torch.where(mask != 0, image, mean)
+def hole_psnr(result: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+    """PSNR in dB over the hole pixels; result and truth (H, W, 3) uint8, valid (H, W) bool."""
+    error = result[~valid].astype(np.float64) - truth[~valid]
+    return float(-10 * np.log10(np.mean(error**2) / 255**2))
 
 
 def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dict[str, float]:
@@ -102,7 +63,7 @@ def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dic
             network.load_state_dict(networks["auto"].state_dict())
         networks[backend] = network
     image = torch.rand(1, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    mask = free_form_mask(size, size, (0.2, 0.3), HELD_OUT_SEED)[None].to(device)
+    mask = free_form_mask(size, size, HOLE, FIRST_MASK)[None].to(device)
     with torch.inference_mode():
         for round_ in range(rounds + 1):
             for backend, network in networks.items():
@@ -115,70 +76,56 @@ def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dic
     return {backend: statistics.median(values) for backend, values in times.items()}
 
 
-def picture(columns: list[Tensor]) -> np.ndarray:
-    """Columns of images (N, 3, H, W) side by side, images below each other, with white gutters; (H', W', 3) uint8."""
-    padded = [F.pad(column, (4, 4, 4, 4), value=1.0) for column in columns]
-    rows = torch.cat([torch.cat(list(column), dim=1) for column in padded], dim=2)
-    rows = F.interpolate(rows[None], scale_factor=2, mode="nearest")[0]
-    return (rows.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def save_picture(columns: list[Tensor], titles: list[str], path: Path) -> None:
-    from PIL import Image, ImageDraw, ImageFont
-
-    body = Image.fromarray(picture(columns))
-    sheet = Image.new("RGB", (body.width, body.height + 36), "white")
-    sheet.paste(body, (0, 36))
-    draw = ImageDraw.Draw(sheet)
-    for index, title in enumerate(titles):
-        centre = (index + 0.5) * body.width / len(titles)
-        draw.text((centre, 18), title, fill="black", anchor="mm", font=ImageFont.load_default(size=18))
-    sheet.save(path)
+def save_columns(columns: dict[str, list[np.ndarray]], path: Path) -> None:
+    """Images (SIZE, SIZE, 3) uint8 at twice their size, columns side by side under their titles."""
+    gap, title, side = 8, 28, 2 * SIZE
+    rows = len(next(iter(columns.values())))
+    canvas = Image.new("RGB", (len(columns) * (side + gap) + gap, rows * (side + gap) + title), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, (name, images) in enumerate(columns.items()):
+        x = gap + column * (side + gap)
+        draw.text((x + side // 2, title // 2), name, fill="black", anchor="mm", font=ImageFont.load_default(size=18))
+        for row, pixels in enumerate(images):
+            large = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+            canvas.paste(large, (x, title + row * (side + gap)))
+    canvas.save(path)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m msa_model.demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for picture and weights")
-    parser.add_argument("--seconds", type=float, default=90, help="training time (default 90)")
-    parser.add_argument("--steps", type=int, default=4000, help="at most this many steps")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    generator = Generator.load(demo_weights(), device)
 
-    torch.manual_seed(TRAINING_SEED)
-    photos = load_photos()
-    generator = Generator(base_width=24, depth=5).to(device, memory_format=torch.channels_last)
-    steps = train(generator, list(photos.values()), arguments.seconds, arguments.steps, device)
+    truths = pictures()
+    valid = [free_form_mask(SIZE, SIZE, HOLE, FIRST_MASK + i)[0].numpy() for i in range(len(truths))]
+    with_holes = [np.where(v[..., None], t, 255).astype(np.uint8) for t, v in zip(truths.values(), valid, strict=True)]
+    biharmonic = [FILLS["biharmonic"](t, v) for t, v in zip(truths.values(), valid, strict=True)]
+    ours = [
+        np.asarray(inpaint(generator, Image.fromarray(truth), Image.fromarray(~v)))
+        for truth, v in zip(truths.values(), valid, strict=True)
+    ]
+    columns = {"input": with_holes, "biharmonic": biharmonic, "this network": ours, "truth": list(truths.values())}
+    save_columns(columns, arguments.out / "demo.png")
+    print("PSNR in the hole, dB     biharmonic   this network")
+    for i, (name, truth) in enumerate(truths.items()):
+        figures = [hole_psnr(filled[i], truth, valid[i]) for filled in (biharmonic, ours)]
+        print(f"  {name:<22} {figures[0]:10.2f} {figures[1]:14.2f}")
 
-    truth = torch.stack([_centre_crop(photos[name]) for name in SHOWN])
-    mask = torch.stack([free_form_mask(SIZE, SIZE, (0.2, 0.3), HELD_OUT_SEED + i) for i in range(len(SHOWN))])
-    composite = inpaint(generator, truth, mask)
-    with torch.inference_mode():
-        prediction = generator.eval()(truth.to(device), mask.to(device)).cpu()
-    generator.save(arguments.out / "demo.safetensors")
-    with_holes = torch.where(mask, truth, 1.0)
-    save_picture(
-        [with_holes, prediction, composite, truth],
-        ["input with holes", "prediction", "composite", "truth"],
-        arguments.out / "demo.png",
-    )
+    image = torch.from_numpy(truths["facade 1"]).permute(2, 0, 1)[None].float() / 255
+    _, stages = attention_maps(generator, image, torch.from_numpy(valid[0])[None, None])
+    sheet(truths["facade 1"], ~valid[0], ours[0], stages).save(arguments.out / "attention-map.png")
 
-    ours, mean = hole_psnr(composite, truth, mask), hole_psnr(mean_colour_fill(truth, mask), truth, mask)
-    print(f"trained {steps} steps of {BATCH} images {SIZE}x{SIZE} on {device}")
-    print(f"PSNR in the hole: {ours:.2f} dB, filled with the mean colour {mean:.2f} dB ({ours - mean:+.2f} dB)")
     times = forward_times(device)
     print(
-        f"full network, one 256x256 image: {times['auto'] * 1e3:.0f} ms on fused operators, "
+        f"the paper's network, one 256x256 image on {device}: {times['auto'] * 1e3:.0f} ms on fused operators, "
         f"{times['reference'] * 1e3:.0f} ms on reference operators ({times['reference'] / times['auto']:.2f} x)"
     )
-    print(f"picture: {arguments.out / 'demo.png'}   weights: {arguments.out / 'demo.safetensors'}")
-    return 0 if ours > mean else 1
-
-
-def _centre_crop(photo: Tensor) -> Tensor:
-    y, x = ((extent - SIZE) // 2 for extent in photo.shape[1:])
-    return photo[:, y : y + SIZE, x : x + SIZE]
+    print(f"pictures: {arguments.out / 'demo.png'}, {arguments.out / 'attention-map.png'}")
+    return 0
 
 
 if __name__ == "__main__":

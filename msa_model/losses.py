@@ -158,20 +158,6 @@ def gram_matrix(features: Tensor) -> Tensor:
     return flat @ flat.mT / (flat.shape[1] * flat.shape[2])
 
 
-def reconstruction_loss(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """The terms of :class:`InpaintingLoss` that need neither VGG nor discriminator: 6·hole + 1·valid + 0.1·TV.
-
-    Args:
-        prediction, truth: (N, 3, H, W).
-        mask: (N, 1, H, W), 1 = valid, 0 = hole.
-
-    Returns:
-        A scalar.
-    """
-    _check("reconstruction_loss", prediction, truth, mask)
-    return _weighted_sum(_pixel_terms(prediction, truth, mask), {"total_variation": 0.1, "hole": 6.0, "valid": 1.0})
-
-
 def hole_total_variation(composite: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute difference of vertical plus that of horizontal neighbours, where either is a hole pixel (Eq. 19).
 

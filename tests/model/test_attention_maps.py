@@ -228,9 +228,10 @@ def test_one_clear_message(files, capsys, changes, code, said):
     assert (files / "image.png").read_bytes() == before
 
 
-def test_missing_weights_is_wrong_usage(files, capsys):
-    assert cli.main(["attention-map", str(files / "image.png"), str(files / "mask.png"), "-o", "x.png"]) == 2
-    assert "--weights FILE is needed" in capsys.readouterr().err
+def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
+    arguments = [str(files / name) for name in ("image.png", "mask.png")]
+    assert cli.main(["attention-map", *arguments, "-o", str(files / "map.png"), "--device", "cpu"]) == 0
+    assert "note: the demo's weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["attention-map", "evaluate"])

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageCms
 
 import msa_model
 from msa_model import cli, images
+from msa_model.commands import inpaint as inpaint_command
 
 RGB, GREY = (51, 102, 204), 98  # what OneColour predicts
 ORIENTATION = ExifTags.Base.Orientation
@@ -28,7 +29,7 @@ def run(generator, monkeypatch, tmp_path, capsys):
     """Runs `msa inpaint` in this process with a generator that can be foretold; returns exit code and stderr lines."""
     weights = tmp_path / "weights.safetensors"
     weights.touch()
-    monkeypatch.setattr(cli, "_load_generator", lambda path, device: generator)
+    monkeypatch.setattr(inpaint_command, "load_generator", lambda path, device: generator)
 
     def inpaint(*arguments):
         code = cli.main(["inpaint", *map(str, arguments), "--weights", str(weights), "--device", "cpu"])
@@ -645,7 +646,7 @@ def test_a_bug_is_not_dressed_up_as_a_bad_file(run, files, generator, monkeypatc
 
 
 def test_a_prediction_that_is_not_finite(run, files, one_colour, monkeypatch):
-    monkeypatch.setattr(cli, "_load_generator", lambda path, device: one_colour((float("nan"), 0.0, 0.0)))
+    monkeypatch.setattr(inpaint_command, "load_generator", lambda path, device: one_colour((float("nan"), 0.0, 0.0)))
     one_error(run(*files[:2], "-o", files[2]), "image.png: msa_model.inpaint: the prediction is not finite")
 
 
@@ -678,7 +679,6 @@ def main_error(capsys, arguments, code=1):
 def test_weights_missing_or_damaged(files, tmp_path, capsys, small_generator):
     image, mask, out = files
     arguments = [image, mask, "-o", out, "--device", "cpu"]
-    assert "--weights FILE is needed; 'make demo'" in main_error(capsys, arguments, code=2)
     weights = tmp_path / "weights.safetensors"
     assert "no such weights file" in main_error(capsys, [*arguments, "--weights", weights])
     weights.write_bytes(b"nothing of the kind")
@@ -687,6 +687,14 @@ def test_weights_missing_or_damaged(files, tmp_path, capsys, small_generator):
     weights.write_bytes(weights.read_bytes()[:-100])
     assert f"{weights}: cannot be loaded as weights: " in main_error(capsys, [*arguments, "--weights", weights])
     assert not out.exists()
+
+
+def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
+    image, mask, out = files
+    assert cli.main(["inpaint", str(image), str(mask), "-o", str(out), "--device", "cpu"]) == 0
+    assert "note: the demo's weights, trained on rendered facades" in capsys.readouterr().err
+    assert cli.main(["inpaint", str(image), str(mask), "-o", str(out), "--weights", "demo", "-q"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_cuda_asked_for_but_not_there(files, tmp_path, capsys, monkeypatch):

@@ -346,7 +346,7 @@ def test_invert_mask(folders, capsys):
         (("--images", "{folder}/empty"), 1, "empty: is empty, without image"),
         (("--masks", "{folder}/empty"), 1, "empty: is empty, without mask"),
         (("--bins", "40-50"), 1, "none of the 3 masks has a share of hole pixels in any of the ranges"),
-        (("--methods",), 2, "nothing to measure: give --weights FILE or --methods"),
+        (("--methods",), 2, "nothing to measure: give --weights FILE (or demo) or --methods"),
         (("--size", "50"), 2, "SSIM window of 51x51 pixels, which does not fit into the images; use --size 51"),
         (("--size", "10", "--protocols", "standard"), 2, "SSIM window of 11x11"),
         (("--dataset", "synthetic"), 2, "--dataset synthetic goes with --synthetic N"),

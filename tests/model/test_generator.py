@@ -136,6 +136,20 @@ def test_save_and_load_keep_configuration_weights_and_buffers(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_weights_saved_in_half_precision_load_as_float32_with_their_statistics_exact(tmp_path):
+    generator = Generator(**TINY)
+    generator(*example())
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    generator.save(whole)
+    generator.save(half, dtype=torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    again = Generator.load(half)
+    for name, weight in again.named_parameters():
+        assert torch.equal(weight, generator.get_parameter(name).half().float()), name
+    for name, statistic in again.named_buffers():
+        assert torch.equal(statistic, generator.get_buffer(name)), name
+
+
 def test_load_names_what_is_wrong(tmp_path):
     from safetensors.torch import save_file
 

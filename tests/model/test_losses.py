@@ -8,7 +8,7 @@ import torch
 
 from msa_model import Discriminator, InpaintingLoss
 from msa_model import losses as losses_module
-from msa_model.losses import gram_matrix, hole_total_variation, reconstruction_loss
+from msa_model.losses import gram_matrix, hole_total_variation
 from msa_model.normalization import RegionNorm2d
 from msa_model.vgg import VGG16Features
 
@@ -180,6 +180,13 @@ def test_masks_of_any_dtype_mean_the_same(kind):
     )
 
 
+def test_variation_counts_differences_that_touch_the_hole():
+    composite = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
+    valid = torch.tensor([[[[True, False], [True, False]]]])
+    # In every row one difference of 1, from top to bottom none.
+    assert hole_total_variation(composite, valid) == 1.0
+
+
 def test_variation_of_a_single_row_or_column():
     prediction, truth, mask, _ = example(h=1, w=5, hole=1.0)
     expected = (prediction[..., 1:] - prediction[..., :-1]).abs().mean()
@@ -187,12 +194,6 @@ def test_variation_of_a_single_row_or_column():
     assert torch.isclose(hole_total_variation(prediction.mT, mask.mT), expected)
     assert hole_total_variation(prediction[..., :1], mask[..., :1]) == 0
     assert torch.isfinite(InpaintingLoss(None).generator_loss(prediction, truth, mask, None)[0])
-
-
-def test_reconstruction_loss_is_the_total_without_features_and_adversary():
-    prediction, truth, mask, _ = example()
-    total, _ = InpaintingLoss(None).generator_loss(prediction, truth, mask, None)
-    assert torch.equal(reconstruction_loss(prediction, truth, mask), total)
 
 
 # ---- mixed precision -----------------------------------------------------------------------------------------------
@@ -297,8 +298,8 @@ def test_shapes_that_do_not_fit_are_refused(vgg):
         loss.generator_terms(prediction[:, :1], truth, mask, None)
     with pytest.raises(ValueError, match=r"VGG16Features: .* H and W at least 8, got \(2, 3, 8, 7\)"):
         loss.generator_terms(prediction[..., :7], truth[..., :7], mask[..., :7], None)
-    with pytest.raises(ValueError, match=r"reconstruction_loss: mask must have shape"):
-        reconstruction_loss(prediction, truth, mask[:1])
+    with pytest.raises(ValueError, match=r"InpaintingLoss: mask must have shape \(2, 1, 8, 8\), got \(1, 1, 8, 8\)"):
+        loss.generator_terms(prediction, truth, mask[:1], None)
 
 
 def test_gram_matrix_of_one_sample():

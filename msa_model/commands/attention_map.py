@@ -7,6 +7,20 @@ import json
 import sys
 from pathlib import Path
 
+from .common import (
+    CommandError,
+    add_weights_option,
+    demo_note,
+    device_name,
+    file_identity,
+    find_device,
+    is_out_of_memory,
+    load_generator,
+    make_writable,
+    one_line,
+    require_weights,
+)
+
 DETAILS = """\
 Shows where the holes of an image look: for each attention stage of the network, every hole cell is
 painted in the colour of the place of the background cell that it takes most from (Figs. 8 and 9 of
@@ -18,41 +32,34 @@ maps themselves: per stage the flat index y * width + x of the cell looked at, -
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    from . import cli
-
     parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("mask", type=Path, metavar="MASK", help="mask file; white = hole")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="PNG file to write")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the generator's weights (safetensors)")
+    add_weights_option(parser)
     parser.add_argument("--invert-mask", action="store_true", help="black = hole")
     parser.add_argument("--overlay", action="store_true", help="maps over the result, not over a faint input")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the maps as JSON")
     parser.add_argument("--npz", type=Path, metavar="FILE", help="also write the maps as NumPy arrays")
-    parser.add_argument("--device", type=cli._device, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
+    parser.add_argument("--device", type=device_name, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
     parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from . import cli
-
     for path, suffix in ((arguments.output, ".png"), (arguments.json, ".json"), (arguments.npz, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
-            raise cli.CommandError(f"{path}: must be a {suffix} file", 2)
-    if arguments.weights is None:
-        raise cli.CommandError("--weights FILE is needed; 'make demo' writes such a file", 2)
-    if not arguments.weights.is_file():
-        raise cli.CommandError(f"{arguments.weights}: no such weights file; 'make demo' trains and writes one")
+            raise CommandError(f"{path}: must be a {suffix} file", 2)
+    require_weights(arguments.weights)
     outputs = [path for path in (arguments.output, arguments.json, arguments.npz) if path is not None]
-    inputs = {cli._identity(path) for path in (arguments.image, arguments.mask, arguments.weights)} - {None}
+    inputs = {file_identity(path) for path in (arguments.image, arguments.mask, arguments.weights)} - {None}
     for path in outputs:
-        if cli._identity(path) in inputs:
-            raise cli.CommandError(f"{path}: would overwrite an input")
-        cli._make_writable(path.parent)
+        if file_identity(path) in inputs:
+            raise CommandError(f"{path}: would overwrite an input")
+        make_writable(path.parent)
 
     import numpy as np
     import torch
 
-    from . import images
+    from .. import images
 
     try:
         picture = images.read(arguments.image)
@@ -60,30 +67,30 @@ def run(arguments: argparse.Namespace) -> int:
         hole = images.hole_pixels(mask, arguments.invert_mask)
         colours = images.to_rgb(picture.image, hole)
     except images.ImageFileError as error:
-        raise cli.CommandError(str(error)) from error
+        raise CommandError(str(error)) from error
     except ValueError as error:
-        raise cli.CommandError(f"{arguments.image}: {error}") from error
+        raise CommandError(f"{arguments.image}: {error}") from error
     if not hole.any():
-        raise cli.CommandError(f"{arguments.mask}: no hole in this mask, so nothing looks anywhere")
+        raise CommandError(f"{arguments.mask}: no hole in this mask, so nothing looks anywhere")
     if hole.all():
-        raise cli.CommandError(f"{arguments.mask}: all of this mask is hole, so there is nothing to look at")
+        raise CommandError(f"{arguments.mask}: all of this mask is hole, so there is nothing to look at")
 
-    device = cli._find_device(arguments.device)
-    generator = cli._load_generator(arguments.weights, device)
-    from .attention_maps import attention_maps, sheet
+    device = find_device(arguments.device)
+    generator = load_generator(arguments.weights, device)
+    from ..attention_maps import attention_maps, sheet
 
     tensor = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))[None]
     try:
         filled, stages = attention_maps(generator, tensor, torch.from_numpy(~hole)[None, None])
     except ValueError as error:
-        raise cli.CommandError(f"{arguments.weights}: {error}") from error
+        raise CommandError(f"{arguments.weights}: {error}") from error
     except (MemoryError, RuntimeError) as error:
-        if not cli._is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise cli.CommandError(f"{arguments.image}: not enough memory on {device}; try a smaller image") from error
+        raise CommandError(f"{arguments.image}: not enough memory on {device}; try a smaller image") from error
     result = filled[0].permute(1, 2, 0).numpy()
     if not np.isfinite(result).all():
-        raise cli.CommandError(f"{arguments.weights}: the prediction is not finite")
+        raise CommandError(f"{arguments.weights}: the prediction is not finite")
 
     shown, result = (np.rint(255 * pixels).astype(np.uint8) for pixels in (colours, result))
     canvas = sheet(shown, hole, result, stages, overlay=arguments.overlay)
@@ -95,10 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
             arrays = {f"level_{s.level}_{name}": getattr(s, name) for s in stages for name in ("index", "hole")}
             np.savez_compressed(arguments.npz, **arrays)
     except images.ImageFileError as error:
-        raise cli.CommandError(str(error)) from error
+        raise CommandError(str(error)) from error
     if not arguments.quiet:
-        for note in notes:
-            print(f"msa attention-map: note: {cli.one_line(note)}", file=sys.stderr)
+        for note in notes + demo_note(arguments.weights):
+            print(f"msa attention-map: note: {one_line(note)}", file=sys.stderr)
         for stage in stages:
             looks = stage.index >= 0
             print(

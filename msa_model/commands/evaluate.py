@@ -6,6 +6,18 @@ import argparse
 import platform
 from pathlib import Path
 
+from .common import (
+    CommandError,
+    device_name,
+    find_device,
+    is_out_of_memory,
+    load_generator,
+    make_writable,
+    one_line,
+    require_weights,
+    weights_file,
+)
+
 METHODS = ("mean-colour", "telea", "navier-stokes", "biharmonic")
 DATASETS = ("paris", "celeba", "places2", "synthetic")
 _BINS = "1-10 10-20 20-30 30-40 40-50 50-60"
@@ -28,15 +40,18 @@ are the same for the same arguments."""
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    from . import cli
-
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, metavar="FOLDER", help="test images, subfolders too")
     source.add_argument("--synthetic", type=_positive, metavar="N", help="N rendered facades, none used in training")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="mask files; white = hole (default: brush)")
     parser.add_argument("--invert-mask", action="store_true", help="black = hole, in mask files")
     parser.add_argument(
-        "--weights", type=Path, nargs="+", default=[], metavar="FILE", help="generators' weights (safetensors)"
+        "--weights",
+        type=weights_file,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="generators' weights (safetensors); demo: those that come with this package",
     )
     parser.add_argument(
         "--methods",
@@ -67,7 +82,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights, for LPIPS")
     parser.add_argument("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights, for FID")
     parser.add_argument("--seed", type=_whole, default=0, help="of the brush; default: 0")
-    parser.add_argument("--device", type=cli._device, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
+    parser.add_argument("--device", type=device_name, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no table")
 
@@ -96,65 +111,62 @@ def _bin(text: str) -> tuple[float, float]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from . import cli
-
-    _check(arguments, cli)
-    cli._make_writable(arguments.output)
+    _check(arguments)
+    make_writable(arguments.output)
     try:
-        return _measure(arguments, cli)
+        return _measure(arguments)
     except ModuleNotFoundError as error:
         if error.name == "torch_fidelity":
-            raise cli.CommandError(f"--fid {arguments.fid}: {error}") from error
+            raise CommandError(f"--fid {arguments.fid}: {error}") from error
         if error.name not in ("torchmetrics", "cv2", "skimage", "matplotlib"):
             raise
-        raise cli.CommandError(f"{error.name} is missing: pip install 'msa-ops[evaluate]'") from error
+        raise CommandError(f"{error.name} is missing: pip install 'msa-ops[evaluate]'") from error
 
 
-def _check(arguments: argparse.Namespace, cli) -> None:
+def _check(arguments: argparse.Namespace) -> None:
     """All that can be wrong and can be known before anything is loaded."""
-    from .metrics import SMALLEST_SIDE
+    from ..metrics import SMALLEST_SIDE
 
     if not arguments.weights and not arguments.methods:
-        raise cli.CommandError("nothing to measure: give --weights FILE or --methods", 2)
+        raise CommandError("nothing to measure: give --weights FILE (or demo) or --methods", 2)
     for protocol in arguments.protocols:
         if arguments.size < SMALLEST_SIDE[protocol]:
             window = SMALLEST_SIDE[protocol]
-            raise cli.CommandError(
+            raise CommandError(
                 f"--size {arguments.size}: protocol '{protocol}' has an SSIM window of {window}x{window} pixels, which "
                 f"does not fit into the images; use --size {window} or more"
                 + (", or --protocols standard" if protocol == "paper" else ""),
                 2,
             )
     if arguments.synthetic and arguments.dataset not in (None, "synthetic"):
-        raise cli.CommandError(f"--dataset {arguments.dataset} goes with --images, not with --synthetic", 2)
+        raise CommandError(f"--dataset {arguments.dataset} goes with --images, not with --synthetic", 2)
     if arguments.images and arguments.dataset == "synthetic":
-        raise cli.CommandError("--dataset synthetic goes with --synthetic N, not with --images", 2)
+        raise CommandError("--dataset synthetic goes with --synthetic N, not with --images", 2)
     for folder, what in ((arguments.images, "images"), (arguments.masks, "masks")):
         if folder is not None and not folder.is_dir():
-            raise cli.CommandError(f"{folder}: no such folder of {what}")
+            raise CommandError(f"{folder}: no such folder of {what}")
     for path in arguments.weights:
-        if not path.is_file():
-            raise cli.CommandError(f"{path}: no such weights file; 'make demo' trains and writes one")
+        require_weights(path)
     for option in ("lpips", "fid"):
         path = getattr(arguments, option)
         if path is not None and not path.is_file():
-            raise cli.CommandError(f"--{option} {path}: no such weights file; nothing is downloaded")
+            raise CommandError(f"--{option} {path}: no such weights file; nothing is downloaded")
 
 
-def _measure(arguments: argparse.Namespace, cli) -> int:
+def _measure(arguments: argparse.Namespace) -> int:
     import sys
 
     from tqdm import tqdm
 
-    from . import evaluation_report as report
-    from .evaluation import evaluate_bin
-    from .images import ImageFileError
+    from .. import evaluation_report as report
+    from ..evaluation import evaluate_bin
+    from ..images import ImageFileError
 
-    device = cli._find_device(arguments.device)
-    methods = _methods(arguments, cli, device)
-    lpips, inception = _learned(arguments, cli, device)
+    device = find_device(arguments.device)
+    methods = _methods(arguments, device)
+    lpips, inception = _learned(arguments, device)
     bins = list(dict.fromkeys(arguments.bins))
-    inputs = _inputs(arguments, cli, bins)
+    inputs = _inputs(arguments, bins)
     protocols = list(dict.fromkeys(arguments.protocols))
     rows, empty = [], []
     total = sum(inputs.count(bin_) for bin_ in bins)
@@ -171,16 +183,16 @@ def _measure(arguments: argparse.Namespace, cli) -> int:
                     tick=bar.update,
                 )
             except (ValueError, FloatingPointError, ImageFileError) as error:
-                raise cli.CommandError(f"holes of {report.bin_name(*bin_)}: {error}") from error
+                raise CommandError(f"holes of {report.bin_name(*bin_)}: {error}") from error
             except (MemoryError, RuntimeError) as error:
-                if not cli._is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                raise cli.CommandError(f"not enough memory on {device}; try a smaller --size") from error
+                raise CommandError(f"not enough memory on {device}; try a smaller --size") from error
             rows += found
             if not found:
                 empty.append(bin_)
     if not rows:
-        raise cli.CommandError(f"no image could be measured: {'; '.join(inputs.problems) or 'no mask in any range'}")
+        raise CommandError(f"no image could be measured: {'; '.join(inputs.problems) or 'no mask in any range'}")
     facts = _facts(arguments, device)
     dataset = arguments.dataset
     paths = report.write(arguments.output, rows, protocols, facts, dataset)
@@ -192,14 +204,14 @@ def _measure(arguments: argparse.Namespace, cli) -> int:
             print(f"msa evaluate: note: {note}", file=sys.stderr)
         print("written:", ", ".join(map(str, paths)))
     for problem in inputs.problems:
-        print(f"msa evaluate: error: {cli.one_line(problem)}", file=sys.stderr)
+        print(f"msa evaluate: error: {one_line(problem)}", file=sys.stderr)
     return 1 if inputs.problems else 0
 
 
-def _methods(arguments: argparse.Namespace, cli, device) -> dict:
+def _methods(arguments: argparse.Namespace, device) -> dict:
     """Name -> fill: the classical ones, then the weights under their file's name, with its folders' where two agree."""
-    from .evaluation import network_fill
-    from .fills import FILLS
+    from ..evaluation import network_fill
+    from ..fills import FILLS
 
     methods = {name: FILLS[name] for name in METHODS if name in arguments.methods}
     for path in arguments.weights:
@@ -207,28 +219,28 @@ def _methods(arguments: argparse.Namespace, cli, device) -> dict:
         taken = {*methods, *(other.stem for other in arguments.weights if other != path)}
         name = next((name for name in names if name not in taken), None)
         if name is None:
-            raise cli.CommandError(f"{path}: these weights are given twice", 2)
-        methods[name] = network_fill(cli._load_generator(path, device))
+            raise CommandError(f"{path}: these weights are given twice", 2)
+        methods[name] = network_fill(load_generator(path, device))
     return methods
 
 
-def _learned(arguments: argparse.Namespace, cli, device) -> tuple:
+def _learned(arguments: argparse.Namespace, device) -> tuple:
     if arguments.lpips is None and arguments.fid is None:
         return None, None
-    from .learned_metrics import Lpips, load_inception
+    from ..learned_metrics import Lpips, load_inception
 
     found = []
     for option, path, load in (("lpips", arguments.lpips, Lpips), ("fid", arguments.fid, load_inception)):
         try:
             found.append(None if path is None else load(path).to(device))
         except (OSError, ValueError) as error:
-            raise cli.CommandError(f"--{option} {path}: {error}") from error
+            raise CommandError(f"--{option} {path}: {error}") from error
     return tuple(found)
 
 
-def _inputs(arguments: argparse.Namespace, cli, bins: list[tuple[float, float]]):
-    from .data import BrushMasks, Facades, ImageFolder, MaskFolder
-    from .evaluation_inputs import FIRST_HELD_OUT_FACADE, Inputs
+def _inputs(arguments: argparse.Namespace, bins: list[tuple[float, float]]):
+    from ..data import BrushMasks, Facades, ImageFolder, MaskFolder
+    from ..evaluation_inputs import FIRST_HELD_OUT_FACADE, Inputs
 
     size = arguments.size
     try:
@@ -243,7 +255,7 @@ def _inputs(arguments: argparse.Namespace, cli, bins: list[tuple[float, float]])
             masks = lambda bin_: BrushMasks(bin_, arguments.seed)  # noqa: E731
         return Inputs(images, masks, bins, size=size, limit=arguments.count)
     except ValueError as error:
-        raise cli.CommandError(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _facts(arguments: argparse.Namespace, device) -> dict:

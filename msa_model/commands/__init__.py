@@ -1,0 +1,1 @@
+"""What the commands of :mod:`msa_model.cli` declare and do."""
