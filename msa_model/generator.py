@@ -229,7 +229,8 @@ class Generator(nn.Module):
         valid = F.pad(mask != 0, margins)
         masked = torch.where(valid, F.pad(image, margins), 0.0)
         values = image.shape[0] * (masked.shape[2] // block) * (masked.shape[3] // block)
-        if self.training and values == 1 and not self._synchronises():
+        # The norm's own mode: fine-tuning trains the weights with the statistics frozen.
+        if self.encoder[-1].norm.training and values == 1 and not self._synchronises():
             raise ValueError(
                 f"msa_model.Generator: {self.config.norm} norm cannot be trained on a single value per channel, which "
                 f"is what one {height}x{width} image leaves at the bottleneck (1/{block} of its size): use a batch of "

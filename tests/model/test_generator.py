@@ -112,6 +112,15 @@ def test_one_value_per_channel_cannot_train_and_says_so():
     generator.eval()(*example(1, 16, 16))
 
 
+def test_one_value_per_channel_trains_on_frozen_statistics():
+    generator = Generator(**TINY)
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    generator(*example(1, 16, 16)).sum().backward()
+    assert generator.encoder[0].conv.weight.grad.isfinite().all()
+
+
 def test_autocast_and_channels_last_keep_the_prediction():
     generator = Generator(**TINY).eval().to(memory_format=torch.channels_last)
     image, mask = example()
