@@ -14,7 +14,7 @@ CUDA_SOURCES := $(shell find csrc -name '*.cu')
 .PHONY: demo test lint format cuda-check bench gpu clean help
 
 help:
-	@echo "make demo    train a small generator on photographs, inpaint, write out/demo.png"
+	@echo "make demo    inpaint with the weights that come along, time the network, write out/*.png"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make bench   CPU benchmarks, and the README's tables from them"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .losses import InpaintingLoss
     from .masks import free_form_mask
     from .released import load_released
+    from .weights import demo_weights
 
 __all__ = [
     "AttentionBlock",
@@ -18,6 +19,7 @@ __all__ = [
     "Generator",
     "GeneratorConfig",
     "InpaintingLoss",
+    "demo_weights",
     "free_form_mask",
     "inpaint",
     "load_released",
@@ -29,6 +31,7 @@ _HOMES = {
     "Generator": "generator",
     "GeneratorConfig": "generator",
     "InpaintingLoss": "losses",
+    "demo_weights": "weights",
     "free_form_mask": "masks",
     "inpaint": "inpainting",
     "load_released": "released",
