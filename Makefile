@@ -17,8 +17,9 @@ help:
 	@echo "make demo    inpaint with the weights that come along, time the network, write out/*.png"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and clang-format; make format applies them"
-	@echo "make bench   CPU benchmarks, and the README's tables from them"
-	@echo "make gpu     everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network)"
+	@echo "make bench   CPU benchmarks, and the README's tables and plots from them"
+	@echo "make gpu     everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
+	@echo "             PART=table5, attention, … (python -m benchmarks.gpu --help): what takes longer"
 	@echo "make cuda-check   compile every .cu for sm_80 and sm_90a and read the resource report"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.
@@ -58,10 +59,13 @@ cuda-check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.operators
+	$(BIN)/python -m benchmarks.table5 --quick
+	$(BIN)/python -m benchmarks.loader --save
+	$(BIN)/python -m benchmarks.demo_weights
 	$(BIN)/python -m benchmarks.report
 
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu $(if $(PART),--part $(PART))
 
 clean:
 	rm -rf build dist out *.egg-info msa_ops/*.so .pytest_cache .ruff_cache .hypothesis $(VENV)/.installed

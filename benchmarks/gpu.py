@@ -1,10 +1,10 @@
 """``make gpu``: everything that needs a GPU, in one command without network or virtual environment.
 
-Steps, each with its own time limit, all within nine minutes: build with CUDA, the test suite on the GPU,
-compute-sanitizer (memcheck, racecheck) on a small set, the operator benchmarks in float32 and bfloat16. A step that
-fails does not stop the later ones. Logs and result files also go to $OUT where that is set; the table comes last.
-``--only build,tests`` runs some of the steps; ``--only build,attention-float32,attention-bfloat16`` is a part of its
-own, since the attention suite's competitors take minutes to compile.
+Steps, each with its own time limit: build with CUDA, the test suite on the GPU, compute-sanitizer (memcheck, racecheck)
+on a small set, the operator benchmarks in float32 and bfloat16. A step that fails does not stop the later ones. Logs
+and result files also go to $OUT where that is set; the table comes last. What takes longer, mostly because competitors
+compile, are parts of their own: ``--part attention``; each part is done within nine minutes. ``--only build,tests``
+runs some steps.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ import sys
 import time
 from pathlib import Path
 
+from .names import unknown
+
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 SANITIZED = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/test_sanitizer_set.py"]
 SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
 
 OPERATORS = [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--batch=6", "--rounds=15"]
-LAYERS = [*OPERATORS, "--suite=layers", "--suite=generator", "--suite=training", "--suite=upcat-rule"]
-ATTENTION = [*OPERATORS, "--suite=attention", "--name=attention"]
+SHORT = ("layers", "generator", "training", "upcat-rule", "mask-ratios", "price-of-shift")
+
+
+def _operators(name: str, dtype: str, *suites: str, options: tuple[str, ...] = ()) -> list[str]:
+    return [*OPERATORS, f"--name={name}", f"--dtype={dtype}", *(f"--suite={suite}" for suite in suites), *options]
+
 
 #: name -> (seconds, command)
 STEPS: dict[str, tuple[int, list[str]]] = {
@@ -32,13 +38,27 @@ STEPS: dict[str, tuple[int, list[str]]] = {
     "tests": (150, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests"]),
     "memcheck": (60, [*SANITIZER, "--tool=memcheck", PYTHON, *SANITIZED]),
     "racecheck": (60, [*SANITIZER, "--tool=racecheck", PYTHON, *SANITIZED]),
-    "float32": (60, LAYERS),
-    "bfloat16": (60, [*LAYERS, "--dtype=bfloat16"]),
-    "attention-float32": (190, ATTENTION),
-    "attention-bfloat16": (190, [*ATTENTION, "--dtype=bfloat16"]),
+    "table5": (390, [PYTHON, "-m", "benchmarks.table5"]),
 }
-#: Run only by name.
-APART = ("attention-float32", "attention-bfloat16")
+for _dtype in ("float32", "tf32", "bfloat16"):
+    STEPS |= {
+        _dtype: (60, _operators("operators", _dtype, *SHORT, options=("--size=256",))),
+        f"attention-{_dtype}": (190, _operators("attention", _dtype, "attention")),
+        f"large-{_dtype}": (190, _operators("large", _dtype, "layers", options=("--size", "512", "1024"))),
+        f"scaling-{_dtype}": (190, _operators("scaling", _dtype, "scaling")),
+        f"compiled-{_dtype}": (190, _operators("compiled", _dtype, "layers", options=("--size=256", "--compiled"))),
+        f"inference-{_dtype}": (190, _operators("inference", _dtype, "generator", options=("--batch=1", "--compiled"))),
+    }
+#: Steps of one command, within nine minutes in all.
+PARTS = {
+    "usual": ("build", "tests", "memcheck", "racecheck", "float32", "bfloat16"),
+    **{
+        part: ("build", f"{part}-float32", f"{part}-bfloat16")
+        for part in ("attention", "large", "scaling", "compiled", "inference")
+    },
+    "tf32": ("build", "tf32", "attention-tf32"),
+    "table5": ("build", "table5"),
+}
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -68,11 +88,16 @@ def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
-    usual = ",".join(name for name in STEPS if name not in APART)
-    parser.add_argument("--only", default=usual, help="steps, separated by commas")
-    wanted = parser.parse_args(argv).only.split(",")
-    if unknown := [name for name in wanted if name not in STEPS]:
-        parser.error(f"unknown step {unknown[0]!r}; known are {', '.join(STEPS)}")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--part", default="usual", help=f"{', '.join(PARTS)} (default: usual)")
+    choice.add_argument("--only", help="steps, separated by commas")
+    arguments = parser.parse_args(argv)
+    if arguments.part not in PARTS:
+        parser.error(unknown("part", arguments.part, PARTS))
+    wanted = arguments.only.split(",") if arguments.only else PARTS[arguments.part]
+    for name in wanted:
+        if name not in STEPS:
+            parser.error(unknown("step", name, STEPS))
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""One way of measuring: competitors interleaved in one process, medians and quartiles, ratios first.
+"""One way of taking time: competitors interleaved in one process, medians and quartiles, ratios first.
 
 Bare times on a shared machine say little; the ratio of two medians taken in the same minutes says more. So all
 contestants of a case take turns, and a case's figures are its contestants' medians and their ratios.
@@ -6,25 +6,22 @@ contestants of a case take turns, and a case's figures are its contestants' medi
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
+import os
 import platform
-import re
-import signal
 import statistics
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,29 +44,36 @@ def interleave(
     rounds: int,
     warmup: int = 2,
     limit: float = math.inf,
+    at_least: int = 3,
 ) -> dict[str, Timing]:
     """Runs every contestant once per round, in turn, after `warmup` rounds that do not count. After `limit` seconds no
-    round begins, except that three count in any case."""
+    round begins, except that `at_least` count in any case."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     begin = time.monotonic()
     for round_ in range(warmup + rounds):
-        if round_ >= warmup + 3 and time.monotonic() - begin > limit:
+        if round_ >= warmup + at_least and time.monotonic() - begin > limit:
             break
         for name, run in contestants.items():
-            synchronize(device)
-            start = time.perf_counter()
-            run()
-            synchronize(device)
+            milliseconds = timed(run, device)
             if round_ >= warmup:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: Timing(*_quartiles(values)) for name, values in times.items()}
+                times[name].append(milliseconds)
+    return {name: timing_of(values) for name, values in times.items()}
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return median, lower, upper
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call, with the device's work before it left out and its own waited for."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def timing_of(milliseconds: list[float]) -> Timing:
+    if len(milliseconds) == 1:
+        return Timing(*milliseconds * 3)
+    lower, median, upper = statistics.quantiles(milliseconds, n=4, method="inclusive")
+    return Timing(median, lower, upper)
 
 
 def peak_extra_bytes(run: Callable[[], object], device: torch.device, warm: bool = False) -> int:
@@ -83,6 +87,7 @@ def peak_extra_bytes(run: Callable[[], object], device: torch.device, warm: bool
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else every start and stop is announced on stderr
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -94,54 +99,6 @@ def peak_extra_bytes(run: Callable[[], object], device: torch.device, warm: bool
             peak = max(peak, held)
     del result
     return peak
-
-
-def agrees(result: Tensor, plain: Tensor, exact: Tensor, factor: float = 2.0) -> bool:
-    """The gate before a number is reported: the error against the float64 result is at most `factor` times that of
-    plain PyTorch in the same dtype, plus a few roundings of the largest value."""
-    absolute = 4 * torch.finfo(result.dtype).eps * exact.abs().max().item()
-    error = (result.double() - exact).abs().max().item()
-    return error <= factor * (plain.double() - exact).abs().max().item() + absolute
-
-
-#: The refusal of a contestant that computes something else.
-DIFFERS = "differs from the float64 result"
-
-
-def refusal(run: Callable[[], Tensor], plain: Tensor, exact: Tensor, factor: float, limit: float) -> str | None:
-    """Why a contestant's numbers are not reported, in a line: its first call fails, takes more than `limit` seconds, or
-    disagrees with `exact`. None where they may be. The call also warms it up."""
-    start = time.monotonic()
-    try:
-        with _time_limit(limit):
-            result = run()
-    except Exception as error:
-        return _reason(error) if time.monotonic() - start < limit else f"not ready after {limit:.0f} s"
-    return None if agrees(result.detach(), plain.detach(), exact.detach(), factor) else DIFFERS
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """TimeoutError once the time is over; a single call into native code is waited for. Main thread only."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def _reason(error: BaseException) -> str:
-    """The first sentence of what it is about, without the compiler's wrapping; the kind of error if it has no words."""
-    while inner := getattr(error, "inner_exception", None) or error.__cause__:
-        error = inner
-    words = re.sub(r"^raised exception \w+\(['\"]", "", str(error).strip()).splitlines() or [type(error).__name__]
-    return textwrap.shorten(words[0].split(". ")[0].rstrip(".:"), 100, placeholder=" …")
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -156,8 +113,13 @@ def environment(device: torch.device) -> dict[str, object]:
         "command": "python -m " + " ".join([_module(), *sys.argv[1:]]),
     }
     if device.type == "cuda":
-        facts["cuda"] = torch.version.cuda
+        facts |= {"cuda": torch.version.cuda, "driver": _driver()}
     return facts
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return _output(command).partition("\n")[0] or "unknown"
 
 
 def _processor() -> str:
@@ -177,11 +139,20 @@ def _module() -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """With -dirty where tracked code differs from it; what the benchmarks themselves write does not count."""
+    git = ["git", "-C", str(ROOT)]
+    head = _output([*git, "rev-parse", "--short=12", "HEAD"])
+    written = [":!benchmarks/results", ":!README.md", ":!docs/*.png"]
+    changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *written])
+    return f"{head}{'-dirty' if changed else ''}" if head else "unknown"
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing where it fails or does not exist."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
 
 
 def roofs(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -190,15 +161,21 @@ def roofs(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
-    timing = interleave({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, rounds=5)
+    timing = interleave({"matmul": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, rounds=9)
+    # Of a ceiling the better runs tell more than the middle ones.
     return {
-        "tflops": 2 * size**3 / timing["matmul"].median / 1e9,
-        "gbytes_per_s": 2 * source.numel() * 4 / timing["copy"].median / 1e6,
+        "tflops": significant(2 * size**3 / timing["matmul"].lower / 1e9),
+        "gbytes_per_s": significant(2 * source.numel() * 4 / timing["copy"].lower / 1e6),
     }
 
 
+def significant(value: float) -> float:
+    """As result files hold it: four significant digits."""
+    return float(f"{value:.4g}")
+
+
 def save(name: str, device: torch.device, content: dict) -> Path:
-    """Writes results/NAME-DEVICEKIND.json."""
+    """Writes results/NAME-DEVICEKIND.json; the environment that content brings goes before today's."""
     RESULTS.mkdir(exist_ok=True)
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device).lower().replace(" ", "-")
     path = RESULTS / f"{name}-{kind}.json"

@@ -1,19 +1,22 @@
-"""The attention suite: its competitors against the definition, what happens to one that fails, its table."""
+"""The attention suites: competitors against the definition, what is counted, growth and targets, growing maps."""
 
 import functools
-import json
-import time
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import attention, harness, report
+from benchmarks import attention, attention_cases, gate, scaling, shift_price, suites
 from benchmarks import attention_competitors as competitors
+from benchmarks import contest as c
+from benchmarks.attention_definition import hole_attention_at, sample_pixels
 from msa_ops import hole_attention
 
 CPU = torch.device("cpu")
+SETTINGS = c.Settings(CPU, torch.float32, {"tflops": 0.1, "gbytes_per_s": 10.0}, rounds=1)
 REFERENCE = functools.partial(hole_attention, backend="reference")
+WAYS = attention.DIRECTIONS
 
 
 def example(dtype=torch.float64, shape=(2, 5, 14, 15)):
@@ -48,16 +51,33 @@ def test_competitor_and_its_gradient_are_the_definition(name, radius):
     torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("radius", [0, 1, 2, 5])
+def test_the_definition_at_a_few_pixels(radius):
+    x, mask, _ = example()
+    pixels = torch.tensor([0, 14, 15, 100, 209])
+    wanted = REFERENCE(x, mask, radius=radius).flatten(2)[:, :, pixels]
+    torch.testing.assert_close(hole_attention_at(pixels, x, mask, radius=radius), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5])
+def test_sampled_pixels_are_of_hole_and_background(share):
+    mask = torch.rand(1, 1, 40, 40) >= share
+    pixels = sample_pixels(mask, 100)
+    assert len(pixels) == len(set(pixels.tolist())) <= 100
+    holes = (~mask.flatten()[pixels]).sum()
+    assert holes == 0 if share == 0 else holes >= min(25, (~mask).sum())
+    assert len(pixels) - holes >= 25
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [attention.COMPILED, attention.FLEX])
+@pytest.mark.parametrize("name", [attention_cases.COMPILED, attention_cases.FLEX])
 def test_compiled_competitor_is_the_definition(name):
-    case = attention.Case((1, 16, 16, 16), (0.25,))
-    row = attention.measure(case, {name: attention.contestants()[name]}, CPU, torch.float32, rounds=1)
-    for way in attention.DIRECTIONS:
-        reason = row["contestants"][name][way].get("unavailable")
-        assert reason != harness.DIFFERS
-        if reason:
-            pytest.skip(f"{name}, {way}: {reason}")
+    runs = {name: attention_cases.implementations()[name]}
+    tensors = attention_cases.Map((1, 16, 16, 16), (0.25,)).tensors(SETTINGS)
+    contest = attention_cases.attention_contest(*tensors, runs, competitors.dense_hole_attention)
+    for why in c.judged(contest, CPU)[name].values():
+        assert why != gate.DIFFERS
+        pytest.skip(f"{name}: {why}")
 
 
 @pytest.mark.parametrize("length", [100, 256, 300])
@@ -89,152 +109,198 @@ def no_gradient(x, mask):
 
 
 def test_competitors_that_fail_are_recorded_and_the_run_goes_on():
-    case = attention.Case((2, 4, 12, 12), (0.2, 0.5))
     runs = {
-        attention.OURS: REFERENCE,
+        c.OURS: REFERENCE,
         "fails": fails,
         "wrong": lambda x, mask: REFERENCE(x, mask) * 1.001,
         "wrong gradient": wrong_gradient,
         "no gradient": no_gradient,
         "dense": competitors.dense_hole_attention,
     }
-    entries = attention.measure(case, runs, CPU, torch.float32, rounds=1)["contestants"]
+    tensors = attention_cases.Map((2, 4, 12, 12), (0.2, 0.5)).tensors(SETTINGS)
+    contest = attention_cases.attention_contest(*tensors, runs, competitors.dense_hole_attention)
+    entries = c.measure(contest, SETTINGS)["contestants"]
     assert list(entries) == list(runs)
-    unavailable = {
-        name: [entry[way].get("unavailable") for way in attention.DIRECTIONS] for name, entry in entries.items()
-    }
+    unavailable = {name: [entry[way].get("unavailable") for way in WAYS] for name, entry in entries.items()}
     assert unavailable == {
-        attention.OURS: [None, None],
+        c.OURS: [None, None],
         "fails": ["no backward here"] * 2,
-        "wrong": [harness.DIFFERS] * 2,
-        "wrong gradient": [harness.DIFFERS] * 2,
+        "wrong": [gate.DIFFERS] * 2,
+        "wrong gradient": [gate.DIFFERS] * 2,
         "no gradient": [None, "no backward here"],
         "dense": [None, None],
     }
-    for entry in (entries["dense"]["forward"], entries["dense"]["forward_backward"], entries["no gradient"]["forward"]):
-        assert set(entry) == {"ms", "ratio", "extra_mib"}
-        assert min(entry.values()) > 0
+    for entry in (entries["dense"][c.FORWARD], entries["dense"][c.BOTH], entries["no gradient"][c.FORWARD]):
+        assert entry["ms"] > 0
+        assert entry["extra_mib"] > 0
 
 
-def test_without_ours_there_are_no_ratios():
-    case = attention.Case((1, 4, 12, 12), (0.3,))
-    runs = {attention.OURS: fails, attention.GATHERED: REFERENCE}
-    row = attention.measure(case, runs, CPU, torch.float32, rounds=1)
-    assert "ratio" not in row["contestants"][attention.GATHERED]["forward"]
-    assert attention.growth(row, row) == {
-        quantity: {"forward": {}, "forward_backward": {}} for quantity in ("time", "extra memory")
-    }
-    suite = {"cases": {"small": row}, "growth": attention.growth(row, row)}
-    assert "not available: no backward here" in report.attention_table(suite)
-
-
-def test_a_first_call_that_takes_too_long_is_refused():
-    exact = torch.zeros(1)
-    begin = time.monotonic()
-    assert harness.refusal(lambda: time.sleep(5), exact, exact, 2.0, limit=0.1) == "not ready after 0 s"
-    assert time.monotonic() - begin < 2
-    assert harness.refusal(lambda: exact, exact, exact, 2.0, limit=1.0) is None
-
-
-def test_the_reason_is_the_root_of_what_the_compiler_wraps():
-    def run():
-        try:
-            raise RuntimeError("raised exception NotImplementedError('No backward on CPU. Please …')")
-        except RuntimeError as error:
-            raise ValueError("Observed exception\n  Explanation: …") from error
-
-    assert harness.refusal(run, None, None, 2.0, limit=10) == "No backward on CPU"
-    assert harness._reason(MemoryError()) == "MemoryError"
-    assert len(harness._reason(RuntimeError("word " * 100))) <= 100
-
-
-def test_rounds_end_early_when_time_is_over():
-    calls = []
-    harness.interleave({"a": lambda: calls.append(1)}, CPU, rounds=50, warmup=1, limit=0.0)
-    assert len(calls) == 4
-
-
-def test_peak_counts_the_scratch_of_compiled_kernels():
-    x = torch.randn(1, 1, 32, 32)
-    mask = torch.rand(x.shape) > 0.25
-    forward = torch.ops.msa_ops.shift_attention_forward
-    peak = harness.peak_extra_bytes(lambda: forward(x, x, x, ~mask, mask, 1.0, 1, False), CPU)
-    assert peak > 10 * (3 * x.numel() * 4)  # its three results
+def test_counted_work_is_the_operators_and_its_bytes_those_of_the_tensors():
+    features, mask = attention_cases.Map((2, 4, 12, 12), (0.2, 0.5)).tensors(SETTINGS)
+    work = attention_cases.attention_work(features, mask)
+    holes = (~mask).flatten(1).sum(1)
+    assert work[c.FORWARD].flop == 4 * 4 * int((holes * (144 - holes)).sum())
+    for way in WAYS:
+        call = attention_cases.attention_call(hole_attention, features, mask)
+        with FlopCounterMode(display=False) as counter:
+            call.step(way, torch.ones_like(features))()
+        assert work[way].flop == counter.get_total_flops()
+    assert work[c.FORWARD].bytes == 2 * features.nbytes + mask.nbytes
+    assert work[c.BOTH].bytes - work[c.FORWARD].bytes == 3 * features.nbytes
 
 
 def test_cases_have_the_holes_they_name():
-    for case in attention.CASES.values():
-        mask = case.mask()
-        assert mask.shape == (case.shape[0], 1, *case.shape[2:])
+    maps = [case.map for case in attention.CASES.values() if case.map.shape[2] <= 128]
+    for one in [*maps, *shift_price.MAPS.values()]:
+        mask = one.mask()
+        assert mask.shape == (one.shape[0], 1, *one.shape[2:])
         shares = (~mask).flatten(1).double().mean(1)
-        torch.testing.assert_close(shares, torch.tensor(case.holes, dtype=torch.float64), rtol=0, atol=0.0061)
-    small, large = (attention.CASES[name].mask() for name in (attention.SMALL, attention.LARGE))
+        torch.testing.assert_close(shares, torch.tensor(one.holes, dtype=torch.float64), rtol=0, atol=0.005)
+    small, large = (attention.CASES[name].map.mask() for name in (attention.SMALL, attention.LARGE))
     assert (~large).sum() == 4 * (~small).sum()
+
+
+def test_large_maps_and_all_contestants_are_for_cuda():
+    on_cuda = c.Settings(torch.device("cuda"), torch.bfloat16, {})
+    here, there = ({case.name: case for case in attention.cases(s)} for s in (SETTINGS, on_cuda))
+    assert there.keys() - here.keys() == {"256×256", "half holes"}
+    assert here["128×128"].contestants == (c.OURS,)
+    assert attention_cases.DENSE not in there["256×256"].contestants
+    assert there["half holes"].contestants == attention_cases.CONTESTANTS
+
+
+# ---- what follows from the records -----------------------------------------------------------------------------------
+
+
+def both(forward, forward_backward):
+    return {c.FORWARD: forward, c.BOTH: forward_backward}
 
 
 def entry(ms, ratio, mib):
     return {"ms": ms, "ratio": ratio, "extra_mib": mib}
 
 
-def both(forward, forward_backward):
-    return {"forward": forward, "forward_backward": forward_backward}
-
-
-def example_suite():
-    """As the suite records it, for a CPU in float32."""
+def example_records():
     small = {
-        attention.OURS: both(entry(10.0, 1.0, 5.5), entry(30.0, 1.0, 7.5)),
-        attention.DENSE: both(entry(123.4, 12.34, 256.0), {"unavailable": "why"}),
-        attention.GATHERED: both(entry(15.0, 1.5, 71.25), entry(77.0, 2.567, 90.0)),
+        c.OURS: both(entry(10.0, 1.0, 5.5), entry(30.0, 1.0, 7.5)),
+        attention_cases.DENSE: both(entry(123.4, 12.34, 256.0), {"unavailable": "why"}),
+        attention_cases.GATHERED: both(entry(15.0, 1.5, 71.25), entry(77.0, 2.567, 90.0)),
     }
-    mixed = {
-        attention.OURS: both(entry(10.0, 1.0, 5.5), entry(30.0, 1.0, 7.5)),
-        attention.DENSE: both(entry(11.0, 1.1, 6.0), entry(66.0, 2.2, 8.0)),
+    large = {c.OURS: both(entry(151.0, 1.0, 20.0), entry(600.0, 1.0, 130.0))}
+    return {
+        name: {"shape": name, "contestants": contestants}
+        for name, contestants in ((attention.SMALL, small), (attention.LARGE, large))
     }
-    large = {attention.OURS: both(entry(151.0, 1.0, 20.0), entry(600.0, 1.0, 130.0))}
-    cases = {
-        "64×64": {"shape": [1, 128, 64, 64], "holes": [0.251], "contestants": small},
-        "mixed holes": {"shape": [2, 256, 32, 32], "holes": [0.049, 0.6], "contestants": mixed},
-        "128×128": {"shape": [1, 128, 128, 128], "holes": [0.251], "contestants": large},
+
+
+def test_growth_best_and_targets():
+    records = example_records()
+    suite = attention.conclude(records, "float32")
+    assert suite["growth"]["time"] == both(
+        {"growth": 15.1, "target": {"growth": 18}}, {"growth": 20.0, "target": {"growth": 18}}
+    )
+    assert suite["growth"]["extra memory"][c.BOTH]["growth"] == 17.33
+    small, large = records.values()
+    assert small["best"] == both({"of": "gathered", "ratio": 1.5}, {"of": "gathered", "ratio": 2.567})
+    assert large["best"] == both(*[{"unavailable": "no other is"}] * 2)
+    assert small["contestants"][attention_cases.DENSE][c.BOTH] == {"unavailable": "why", "target": {"ratio": 6}}
+    assert large["contestants"][c.OURS][c.FORWARD]["target"] == {"extra_mib": 64}
+
+
+def test_other_precisions_and_parts_of_the_suite_have_no_targets_and_no_growth():
+    records = example_records()
+    attention.conclude(records, "tf32")
+    assert not any("target" in e for r in records.values() for ways in r["contestants"].values() for e in ways.values())
+    del records[attention.LARGE]
+    assert attention.conclude(records, "float32") == {}
+    unavailable = {
+        attention.SMALL: {"unavailable": "why", "contestants": {}},
+        attention.LARGE: example_records()[attention.LARGE],
     }
-    return {"cases": cases, "growth": attention.growth(cases["64×64"], cases["128×128"])}
+    grown = attention.conclude(unavailable, "float32")["growth"]
+    assert [grown[name][way].get("growth") for name in grown for way in WAYS] == [None] * 4
 
 
-def test_table_shows_what_the_json_holds_with_the_targets():
-    suite = json.loads(json.dumps(attention.with_targets(example_suite(), "float32")))
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.attention_table(suite).splitlines()]
-    assert cells[2:8] == [
-        ["1×128×64×64, 25 %", "ours", "1.00", "1.00", "5.5", "7.5"],
-        ["", "N×N matrix", "12.34 (≥ 10)", "not available: why (≥ 6)", "256.0", ""],
-        ["", "gathered", "1.50 (≥ 2)", "2.57 (≥ 1.5)", "71.2", "90.0"],
-        ["2×256×32×32, 5, 60 %", "ours", "1.00", "1.00", "5.5", "7.5"],
-        ["", "N×N matrix", "1.10", "2.20 (≥ 4)", "6.0", "8.0"],
-        ["1×128×128×128, 25 %", "ours", "1.00", "1.00", "20.0 (≤ 64)", "130.0 (≤ 128)"],
-    ]
-    assert cells[-2:] == [
-        ["time", "15.10 (≤ 18)", "20.00 (≤ 18)"],
-        ["extra memory", "3.64 (≤ 4.5)", "17.33 (≤ 4.5)"],
-    ]
-
-
-def test_best_of_the_rest_leaves_out_the_eager_matrix_and_what_is_not_available():
+def test_a_target_for_the_best_of_the_others():
     contestants = {
-        attention.OURS: both(entry(1, 1.0, 1), entry(1, 1.0, 1)),
-        attention.DENSE: both(entry(1, 0.5, 1), entry(1, 2.0, 1)),
-        attention.GATHERED: both(entry(1, 4.0, 1), {"unavailable": "why"}),
-        attention.SDPA: both(entry(1, 3.0, 1), {"unavailable": "why"}),
+        c.OURS: both(entry(1, 1.0, 1), entry(1, 1.0, 1)),
+        attention_cases.GATHERED: both(entry(1, 4.0, 1), {"unavailable": "why"}),
+        attention_cases.SDPA: both(entry(1, 3.0, 1), {"unavailable": "why"}),
     }
-    suite = {"cases": {"half holes": {"shape": [6], "holes": [0.5] * 6, "contestants": contestants}}, "growth": {}}
-    best = attention.with_targets(suite, "bfloat16")["cases"]["half holes"]["contestants"][attention.BEST]
-    assert best["forward"] == {"of": attention.SDPA, "ratio": 3.0, "target": {"ratio": 3}}
-    assert best["forward_backward"] == {"unavailable": "no other is", "target": {"ratio": 2}}
-    assert "| 3.00 (≥ 3), SDPA + fold | not available: no other is (≥ 2) |" in report.attention_table(suite)
+    records = {"half holes": {"contestants": contestants}}
+    attention.conclude(records, "bfloat16")
+    assert records["half holes"]["best"] == both(
+        {"of": attention_cases.SDPA, "ratio": 3.0, "target": {"ratio": 3}},
+        {"unavailable": "no other is", "target": {"ratio": 2}},
+    )
 
 
 def test_targets_are_of_cases_and_contestants_that_exist():
-    known = {*attention.contestants(), attention.BEST}
     for targets in attention.TARGETS.values():
         for place, row in targets:
-            assert (place in attention.CASES and row in known) or (
-                place == "growth" and row in ("time", "extra memory")
-            )
+            if place == "growth":
+                assert row in ("time", "extra memory")
+            else:
+                assert row in (*attention.CASES[place].on_cpu, *attention.CASES[place].on_cuda, attention.BEST)
+
+
+# ---- growing maps ----------------------------------------------------------------------------------------------------
+
+
+def forward_only(**entries):
+    return {name: {c.FORWARD: entry} for name, entry in entries.items()}
+
+
+def test_who_ends_and_why():
+    contestants = forward_only(
+        quick={"ms": 1000.0, "extra_mib": 10.0},
+        slow={"ms": 2000.0, "extra_mib": 10.0},
+        greedy={"ms": 2000.0, "extra_mib": 100.0},
+        gone={"unavailable": "out of memory"},
+    )
+    ends = scaling.ends(contestants, growth=16, free=1600 * 2**20 - 1)
+    # The greedy one is let run, as it is going to run out of memory.
+    assert ends == {"slow": "expected to take 32 s", "gone": "out of memory"}
+
+
+def test_a_contestant_that_ended_does_not_begin_again(monkeypatch):
+    monkeypatch.setattr(scaling, "PATIENCE", 1.0)
+    began = []
+
+    def prepare(side, settings):
+        def run(name):
+            began.append((name, side))
+            if name == "full" and side == 64:
+                raise MemoryError
+            return torch.ones(1)
+
+        contestants = {name: c.Contestant(c.Call(functools.partial(run, name))) for name in (c.OURS, "full")}
+        return c.Contest(contestants, {c.FORWARD: None})
+
+    cases = [
+        suites.Case(str(side), "hole_attention", "", (), functools.partial(prepare, side), facts={"side": side})
+        for side in (32, 64, 128)
+    ]
+    records = scaling.measure(cases, SETTINGS)
+    assert ("full", 64) in began
+    assert ("full", 128) not in began
+    assert "ms" in records["32"]["contestants"]["full"][c.FORWARD]
+    for name in ("64", "128"):
+        assert records[name]["contestants"]["full"][c.FORWARD] == {"unavailable": "out of memory"}
+        assert "ms" in records[name]["contestants"][c.OURS][c.FORWARD]
+
+
+def test_the_smallest_growing_map_is_measured_by_all():
+    case = scaling.cases(SETTINGS)[0]
+    record = scaling.measure([case], SETTINGS)[case.name]
+    assert record["side"] == 32
+    assert tuple(record["contestants"]) == case.contestants
+    for ways in record["contestants"].values():
+        assert ways[c.FORWARD].keys() >= {"ms", "extra_mib", "tflops"}
+
+
+def test_the_price_of_shifts_is_of_two_functions_that_are_both_right():
+    contest = shift_price.prepare(attention_cases.Map((1, 4, 16, 16), (0.3,)), SETTINGS)
+    assert not any(c.judged(contest, CPU).values())
+    outputs = [contest.contestants[name].call.run() for name in (c.OURS, shift_price.WITHOUT)]
+    assert not torch.allclose(*outputs)

@@ -1,13 +1,16 @@
-"""The measuring itself: the harness, the cases, the report, the resource reader."""
+"""The measuring itself: the harness, the gate, the steps of `make gpu`, the resource reader."""
 
-import json
+import resource
+import subprocess
 import time
 
 import pytest
 import torch
 
-from benchmarks import cuda_resources, gpu, harness, operators, report
-from benchmarks.layers import layer_cases
+from benchmarks import cuda_resources, gate, gpu, harness
+from benchmarks.names import unknown
+from benchmarks.precision import PRECISIONS
+from msa_ops import shift_attention
 
 CPU = torch.device("cpu")
 
@@ -28,6 +31,12 @@ def test_interleave_takes_turns_and_finds_a_known_ratio():
     assert timing["long"].lower <= timing["long"].median <= timing["long"].upper
 
 
+def test_rounds_end_early_when_time_is_over():
+    calls = []
+    harness.interleave({"a": lambda: calls.append(1)}, CPU, rounds=50, warmup=1, limit=0.0)
+    assert len(calls) == 4
+
+
 def test_peak_counts_what_is_held_at_once():
     def chain():
         x = torch.ones(2**18)  # 1 MiB
@@ -38,70 +47,85 @@ def test_peak_counts_what_is_held_at_once():
     assert 2 * 2**20 <= harness.peak_extra_bytes(chain, CPU) < 3 * 2**20
 
 
+def test_peak_counts_the_scratch_of_compiled_kernels():
+    x = torch.randn(1, 1, 32, 32)
+    mask = torch.rand(x.shape) > 0.25
+    peak = harness.peak_extra_bytes(lambda: shift_attention(x, x, x, ~mask, mask, radius=1), CPU)
+    assert peak > 10 * (4 * x.numel() * 4)  # its results: the output and three statistics
+
+
+def test_a_commit_is_dirty_by_its_code_and_not_by_what_benchmarks_write(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    files = [tmp_path / name for name in ("code.py", "README.md", "docs/plot.png", "benchmarks/results/a.json")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("before")
+    git("init")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=b", "commit", "-m", "c")
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    clean = harness.environment(CPU)["commit"]
+    for file in files[1:]:
+        file.write_text("after")
+    assert harness.environment(CPU)["commit"] == clean
+    assert len(clean) == 12
+    files[0].write_text("after")
+    assert harness.environment(CPU)["commit"] == f"{clean}-dirty"
+
+
 def test_gate_refuses_a_result_that_is_further_off_than_plain_pytorch():
     exact = torch.linspace(-1, 1, 100, dtype=torch.float64)
     plain = exact.float()
-    assert harness.agrees(plain.clone(), plain, exact)
-    assert not harness.agrees(plain + 1e-4, plain, exact)
-    assert not harness.agrees(torch.full_like(plain, torch.nan), plain, exact)
+    assert gate.agrees(plain.clone(), plain, exact)
+    assert not gate.agrees(plain + 1e-4, plain, exact)
+    assert not gate.agrees(torch.full_like(plain, torch.nan), plain, exact)
 
 
-def test_cases_are_the_16_layers_and_their_contestants_agree():
-    names = []
-    for case in layer_cases(256, 1, CPU, torch.float32, (0.2, 0.3)):
-        names.append(case.name)
-        if case.shape.startswith(("1024", "768", "512", "384", "256")):
-            continue  # wide layers: the same code, many seconds
-        exact, plain = case.exact(), case.plain()
-        for name in ("ours", "channel masks"):
-            assert harness.agrees(case.contestants[name]().detach(), plain.detach(), exact.detach()), (case.name, name)
-            gradients = torch.autograd.grad(case.contestants[name]().sum(), case.leaves[name])
-            assert all(torch.isfinite(g).all() for g in gradients)
-    assert names == [f"Encode_{i}" for i in range(1, 9)] + [f"Decode_{i}" for i in range(8, 0, -1)]
+def test_a_first_call_that_takes_too_long_is_refused():
+    begin = time.monotonic()
+    assert gate.refusal(lambda: time.sleep(5), lambda _: True, 0.1, CPU) == "not ready after 0 s"
+    assert time.monotonic() - begin < 2
+    assert gate.refusal(lambda: 3, lambda result: result == 3, 1.0, CPU) is None
+    assert gate.refusal(lambda: 3, lambda result: result == 4, 1.0, CPU) == gate.DIFFERS
 
 
-def example_layers(passed=True):
-    row = {
-        "layer": "Encode_1",
-        "shape": "3×8×8 → 64, 7×7/2",
-        "passed": {"ours": passed},
-        "forward_ms": {"bare conv": 2.0, "ours": 1.5, "channel masks": 6.0},
-        "forward_backward_ms": {"bare conv": 4.0, "ours": 5.0, "channel masks": 11.0},
-        "input_bytes": 1000,
-        "extra_bytes": {"bare conv": 100, "ours": 1100},
-    }
-    return {"size": 8, "batch": 1, "hole": (0.2, 0.3), "rows": [row], "sum": operators._sums([row])}
+def test_the_reason_is_the_root_of_what_the_compiler_wraps():
+    def run():
+        try:
+            raise RuntimeError("raised exception NotImplementedError('No backward on CPU. Please …')")
+        except RuntimeError as error:
+            raise ValueError("Observed exception\n  Explanation: …") from error
+
+    assert gate.refusal(run, lambda _: True, 10, CPU) == "No backward on CPU"
+    assert gate.reason(KeyError()) == "KeyError"
+    assert gate.reason(MemoryError()) == gate.OUT_OF_MEMORY
+    assert len(gate.reason(RuntimeError("word " * 100))) <= 100
 
 
-def test_table_shows_what_the_json_holds():
-    suite = json.loads(json.dumps(example_layers()))
-    lines = report.layer_table(suite).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[3:8]] == ["0.75", "1.25", "4.00", "2.20", "1.00"]
-    assert "**0.75** | **1.25** | **4.00** | **2.20**" in lines[3]
-    assert suite["sum"]["forward"]["ours / bare conv"] == 0.75
+def test_memory_that_is_not_there_is_refused_instead_of_promised():
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with gate.memory_limit(CPU, share=0.05), pytest.raises(RuntimeError) as raised:
+        torch.empty(int(0.5 * gate.free_memory(CPU)), dtype=torch.uint8)
+    assert gate.is_out_of_memory(raised.value)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_numbers_of_a_wrong_operator_are_not_reported():
-    suite = example_layers(passed=False)
-    assert suite["sum"] == {"failed": ["Encode_1"]}
-    assert "not reported" in report.layer_table(suite).splitlines()[-1]
+def test_tf32_is_on_in_its_precision_alone():
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    for name, precision in PRECISIONS.items():
+        before = [switch.allow_tf32 for switch in switches]
+        with precision.active():
+            assert [switch.allow_tf32 for switch in switches] == [name == "tf32"] * 2
+        assert [switch.allow_tf32 for switch in switches] == before
 
 
-def test_readme_check_sees_a_stale_table(tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    monkeypatch.setattr(report, "README", readme)
-    assert report.main(["--check"]) == 1
-    assert report.main([]) == 0
-    assert report.main(["--check"]) == 0
-    assert readme.read_text().startswith("before\n")
-    assert readme.read_text().endswith("after\n")
-
-
-def test_unknown_suite_lists_the_known_ones(capsys):
-    with pytest.raises(SystemExit):
-        operators.main(["--suite", "unknown"])
-    assert "layers" in capsys.readouterr().err
+def test_an_unknown_name_is_met_with_the_nearest_and_all_the_others():
+    assert unknown("suite", "layer", ["layers", "attention"]) == (
+        "unknown suite 'layer' (did you mean 'layers'?); known are layers, attention"
+    )
+    assert unknown("suite", "xyz", ["layers", "attention"]) == "unknown suite 'xyz'; known are layers, attention"
 
 
 def test_resource_report_is_read_per_kernel():
@@ -117,10 +141,29 @@ ptxas info    : Used 255 registers"""
     ]
 
 
-def test_gpu_steps_fit_the_time_and_unknown_ones_are_named(capsys):
-    apart = {name: limit for name, (limit, _) in gpu.STEPS.items() if name in gpu.APART}
-    assert sum(limit for name, (limit, _) in gpu.STEPS.items() if name not in apart) <= 9 * 60
-    assert gpu.STEPS["build"][0] + sum(apart.values()) <= 9 * 60
+@pytest.mark.parametrize("part", gpu.PARTS)
+def test_every_part_of_make_gpu_is_done_in_nine_minutes(part):
+    assert sum(gpu.STEPS[name][0] for name in gpu.PARTS[part]) <= 9 * 60
+
+
+def test_every_step_of_make_gpu_is_in_a_part_and_knows_its_arguments():
+    """All but some in TF32."""
+    from benchmarks import operators, registry, table5
+
+    in_parts = {name for part in gpu.PARTS.values() for name in part}
+    assert {name for name in gpu.STEPS if name not in in_parts} <= {name for name in gpu.STEPS if "tf32" in name}
+    for _, command in gpu.STEPS.values():
+        module, words = command[command.index("-m") + 1] if "-m" in command else "", command[3:]
+        if module == "benchmarks.operators":
+            arguments = operators.parser().parse_args(words)
+            assert registry.select(operators.settings_of(arguments), arguments.suite)
+        elif module == "benchmarks.table5":
+            table5.parse(words)
+
+
+@pytest.mark.parametrize("option", ["--only", "--part"])
+def test_unknown_steps_and_parts_of_make_gpu_are_named(option, capsys):
     with pytest.raises(SystemExit):
-        gpu.main(["--only", "unknown"])
-    assert "known are build, tests" in capsys.readouterr().err
+        gpu.main([option, "tables5"])
+    error = capsys.readouterr().err
+    assert "(did you mean 'table5'?); known are " in error
