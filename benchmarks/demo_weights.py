@@ -1,5 +1,5 @@
-"""``python -m benchmarks.demo_weights``: the weights that come with the package against classical fills, on facades they
-were not trained on, by ``msa evaluate``."""
+"""``python -m benchmarks.demo_weights``: the weights that come with the package against classical fills, by
+``msa evaluate``, on facades that they were not trained on."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .instance_norm import instance_norm
 from .spectral_norm import SpectralConv2d, SpectralConvTranspose2d
 
 
@@ -65,7 +66,7 @@ class DilatedResidualBlock(nn.Module):
             *_normed(conv(channels, channels, kernel_size=3, dilation=2, bias=False)),
             nn.ReflectionPad2d(1),
             conv(channels, channels, kernel_size=3, bias=False),
-            nn.InstanceNorm2d(channels),
+            instance_norm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class DilatedResidualBlock(nn.Module):
 
 
 def _normed(conv: nn.Module) -> list[nn.Module]:
-    return [conv, nn.InstanceNorm2d(conv.out_channels), nn.ReLU(inplace=True)]
+    return [conv, instance_norm(conv.out_channels), nn.ReLU(inplace=True)]
 
 
 class PatchDiscriminator(nn.Module):

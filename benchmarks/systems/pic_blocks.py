@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .instance_norm import instance_norm
 from .spectral_norm import SpectralConv2d, SpectralConvTranspose2d
 
 Conv = functools.partial(SpectralConv2d, init=nn.init.orthogonal_)
@@ -67,7 +68,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.InstanceNorm2d(channels), nn.InstanceNorm2d(out_channels)])
+        self.norms = nn.ModuleList([instance_norm(channels), instance_norm(out_channels)])
         self.first = Conv(channels, out_channels, kernel_size=3, padding=1)
         self.second = TransposedConv(out_channels, out_channels)
         self.shortcut = TransposedConv(channels, out_channels)

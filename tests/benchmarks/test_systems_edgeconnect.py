@@ -7,7 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.systems.edgeconnect import EdgeConnectEdge, EdgeConnectInpainting
-from benchmarks.systems.edgeconnect_networks import EdgeConnectGenerator, PatchDiscriminator
+from benchmarks.systems.edgeconnect_networks import DilatedResidualBlock, EdgeConnectGenerator, PatchDiscriminator
+from benchmarks.systems.instance_norm import instance_norm
 from benchmarks.systems.spectral_norm import SpectralConv2d, SpectralConvTranspose2d
 from benchmarks.systems.system import Batch, make_batch
 from benchmarks.systems.vgg19 import VGG19Features
@@ -88,6 +89,19 @@ def test_spectral_weight_has_norm_one_under_autocast_and_compiles_whole(make):
     torch.testing.assert_close(layer(x), plain(x))
     layer.train()
     torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), plain(x), atol=1e-4, rtol=1e-4)
+
+
+def test_instance_norm_is_torchs_and_has_right_gradients_when_compiled():
+    x = torch.randn(2, 6, 8, 8).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(instance_norm(6)(x), nn.InstanceNorm2d(6)(x))
+    block = DilatedResidualBlock(6, nn.Conv2d).to(memory_format=torch.channels_last)
+    direction = torch.randn_like(x)
+    gradients = []
+    for network in (block, torch.compile(block, dynamic=False)):
+        leaf = x.clone().requires_grad_()
+        (network(leaf) * direction).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(
