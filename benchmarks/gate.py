@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from msa_model.commands.common import is_out_of_memory
+
 from .harness import synchronize
 
 #: Why a contestant is refused that computes something else.
@@ -84,12 +86,6 @@ def reason(error: BaseException) -> str:
         return _wanted_memory(str(error))
     words = re.sub(r"^raised exception \w+\(['\"]", "", str(error).strip()).splitlines() or [type(error).__name__]
     return textwrap.shorten(words[0].split(". ")[0].rstrip(".:"), 100, placeholder=" …")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """The CPU's allocator, and on any device the compiled operators, raise a RuntimeError that only its text tells."""
-    said = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in said)
 
 
 def _wanted_memory(message: str) -> str:

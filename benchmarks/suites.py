@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
+from msa_model.commands.common import is_out_of_memory
+
 from . import gate
 from .contest import Contest, Settings, measure
 
@@ -38,7 +40,7 @@ def measure_case(case: Case, settings: Settings, absent: Mapping[str, str] | Non
         contest.leave_out(absent or {})
         return facts | measure(contest, settings, **limits)
     except Exception as error:
-        if not gate.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         why = gate.reason(error)
     gate.release(settings.device)

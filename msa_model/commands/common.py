@@ -107,9 +107,9 @@ def load_generator(path: Path, device: torch.device) -> Generator:
         raise CommandError(f"{path}: not enough memory on {device} for these weights") from error
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """The CPU's allocator, and on any device the compiled operators, raise a RuntimeError that only its text tells."""
     import torch
 
-    # The CPU allocator has no error class of its own.
-    said = ("not enough memory", "can't allocate memory")
+    said = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in said)

@@ -10,6 +10,7 @@ import torch
 from benchmarks import cuda_resources, gate, gpu, harness
 from benchmarks.names import unknown
 from benchmarks.precision import PRECISIONS
+from msa_model.commands.common import is_out_of_memory
 from msa_ops import shift_attention
 
 CPU = torch.device("cpu")
@@ -108,7 +109,7 @@ def test_memory_that_is_not_there_is_refused_instead_of_promised():
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with gate.memory_limit(CPU, share=0.05), pytest.raises(RuntimeError) as raised:
         torch.empty(int(0.5 * gate.free_memory(CPU)), dtype=torch.uint8)
-    assert gate.is_out_of_memory(raised.value)
+    assert is_out_of_memory(raised.value)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
