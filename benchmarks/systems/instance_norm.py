@@ -1,4 +1,4 @@
-"""Instance norm whose compiled gradients are right."""
+"""Instance norm whose gradients are right for a single image too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 def instance_norm(channels: int) -> nn.GroupNorm:
     """Instance norm without scale and shift, as group norm of one channel per group.
 
-    ``nn.InstanceNorm2d`` computes the same in the same time, but compiled by Inductor (torch 2.13, CPU) its gradients
-    are wrong where the input is channels_last and the output is added to something, as in a residual block.
+    ``nn.InstanceNorm2d`` computes the same, but on the CPU (torch 2.13) its gradients are wrong for a batch of one
+    channels_last image.
     """
     return nn.GroupNorm(channels, channels, affine=False)
