@@ -47,7 +47,7 @@ def test_maps_of_the_networks():
             layer.register_forward_hook(lambda layer, inputs, output: maps.append(tuple(output.shape[1:])))
         assert generator(torch.empty(2, 4, 256, 256)).shape == (2, 3, 256, 256)
         assert {(64, 256, 256), (128, 128, 128), (256, 64, 64)} <= set(maps)
-        # The two halvings and eight blocks at a quarter of the size: what keeps the work where it is described.
+        # At a quarter of the size: the second halving with its norm and ReLU, and eight blocks.
         assert maps.count((256, 64, 64)) == 3 + 8
         features = VGG19Features()(torch.empty(2, 3, 256, 256))
     assert len(features) == 16
