@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "../common/parallel.h"
+#include "cpu_winograd.h"
 #include "operators.h"
 
 namespace msa::partial_conv {
@@ -325,9 +326,142 @@ void fold_phase_gradient(const View<const T>& phases, const View<T>& grad) {
   });
 }
 
+// ---- minimal filtering --------------------
+
+struct WinogradKernels {
+  static constexpr bool kHasTiles = true;
+
+  static bool tiles_win(const Tensor& input, const Tensor& weight, const Window& window, int64_t groups) {
+    if (groups != 1 || window.dilation_h != 1 || window.dilation_w != 1 || axis_of(window) == Axis::kNone) return false;
+    const int64_t h = window.output_h(input.size(2)), w = window.output_w(input.size(3));
+    return fits(input) && is_worth_it(input.size(0) * h * w / 4, weight);
+  }
+
+  static bool tiles_win_upcat(const Tensor& low, const Tensor& skip, const Tensor& weight) {
+    return fits(low) && fits(skip) && is_worth_it(low.size(0) * low.size(2) * low.size(3), weight);
+  }
+
+  static void convolve_tiles(const Tensor& input, const Tensor* mask, const Tensor& weight, const Window& window,
+                             const Tensor& ratio, const std::optional<Tensor>& bias, Tensor& output) {
+    run(weight, [&](auto type) {
+      using T = decltype(type);
+      winograd<T>(input, mask, weight, window, ratio).forward(bias ? data<T>(*bias) : nullptr, view<T>(output));
+    });
+  }
+
+  static void convolve_tiles_backward(const Tensor& grad_output, const Tensor& input, const Tensor* mask,
+                                      const Tensor& weight, const Window& window, const Tensor& ratio,
+                                      const Tensor& grad_input, const Tensor& grad_weight) {
+    run(weight, [&](auto type) {
+      using T = decltype(type);
+      backward<T>(winograd<T>(input, mask, weight, window, ratio), grad_output, ratio, {grad_input}, grad_weight);
+    });
+  }
+
+  static void convolve_tiles_upcat(const Tensor& low, const Tensor* low_mask, const Tensor& skip,
+                                   const Tensor* skip_mask, const Tensor& weight, const Tensor& ratio,
+                                   const std::optional<Tensor>& bias, Tensor& output) {
+    run(weight, [&](auto type) {
+      using T = decltype(type);
+      winograd_upcat<T>(low, low_mask, skip, skip_mask, weight, ratio)
+          .forward(bias ? data<T>(*bias) : nullptr, view<T>(output));
+    });
+  }
+
+  static void convolve_tiles_upcat_backward(const Tensor& grad_output, const Tensor& low, const Tensor* low_mask,
+                                            const Tensor& skip, const Tensor* skip_mask, const Tensor& weight,
+                                            const Tensor& ratio, const Tensor& grad_low, const Tensor& grad_skip,
+                                            const Tensor& grad_weight) {
+    run(weight, [&](auto type) {
+      using T = decltype(type);
+      backward<T>(winograd_upcat<T>(low, low_mask, skip, skip_mask, weight, ratio), grad_output, ratio, {grad_skip, grad_low},
+                  grad_weight);
+    });
+  }
+
+ protected:
+  template <typename T>
+  static const T* data(const Tensor& t) {
+    return static_cast<const T*>(t.const_data_ptr());
+  }
+
+ private:
+  enum class Axis { kNone, kTaps3, kTaps3Stride2, kTaps5Stride2 };
+
+  static Axis axis_of(const Window& k) {
+    if (k.kernel_h != k.kernel_w || k.stride_h != k.stride_w) return Axis::kNone;
+    if (k.kernel_h == 3 && k.stride_h == 1) return Axis::kTaps3;
+    if (k.kernel_h == 3 && k.stride_h == 2) return Axis::kTaps3Stride2;
+    if (k.kernel_h == 5 && k.stride_h == 2) return Axis::kTaps5Stride2;
+    return Axis::kNone;
+  }
+
+  static bool fits(const Tensor& map) {
+    return wants_channels_last(map) && map.size(1) >= kLeastChannels &&
+           (map.scalar_type() == ScalarType::Float || map.scalar_type() == ScalarType::Double);
+  }
+  static bool is_worth_it(int64_t tiles, const Tensor& weight) {
+    return tiles >= kLeastTiles && weight.size(0) >= kLeastChannels;
+  }
+
+  static constexpr int64_t kLeastChannels = 16, kLeastTiles = 48;
+
+  template <typename F>
+  static void run(const Tensor& weight, const F& f) {
+    weight.scalar_type() == ScalarType::Double ? f(double()) : f(float());
+  }
+
+  template <typename T>
+  static Part<T> part(const InputSteps<T>& steps, const Tensor& map, const Tensor* mask, int64_t padding_h,
+                      int64_t padding_w, int64_t first_channel) {
+    const auto plane = mask != nullptr ? std::optional(view<const bool>(*mask)) : std::nullopt;
+    return {steps, view<const T>(map), plane, padding_h, padding_w, first_channel};
+  }
+
+  template <typename T>
+  static Winograd<T> winograd(const Tensor& input, const Tensor* mask, const Tensor& weight, const Window& window,
+                              const Tensor& ratio) {
+    const auto make = [&](const InputSteps<T>& steps, const OutputSteps<T>& output) {
+      return Winograd<T>(output, {part<T>(steps, input, mask, window.padding_h, window.padding_w, 0)},
+                         view<const T>(weight), data<T>(ratio), ratio.size(0), ratio.size(2), ratio.size(3));
+    };
+    switch (axis_of(window)) {
+      case Axis::kTaps3Stride2:
+        return make(kInputSteps<Taps3Stride2, T>, kOutputSteps<Taps3Stride2, T>);
+      case Axis::kTaps5Stride2:
+        return make(kInputSteps<Taps5Stride2, T>, kOutputSteps<Taps5Stride2, T>);
+      default:
+        return make(kInputSteps<Taps3, T>, kOutputSteps<Taps3, T>);
+    }
+  }
+
+  template <typename T>
+  static Winograd<T> winograd_upcat(const Tensor& low, const Tensor* low_mask, const Tensor& skip,
+                                    const Tensor* skip_mask, const Tensor& weight, const Tensor& ratio) {
+    return Winograd<T>(kOutputSteps<Taps3, T>,
+                       {part<T>(kInputSteps<Taps3, T>, skip, skip_mask, 1, 1, low.size(1)),
+                        part<T>(kInputSteps<Taps3Upsampled, T>, low, low_mask, 1, 1, 0)},
+                       view<const T>(weight), data<T>(ratio), ratio.size(0), ratio.size(2), ratio.size(3));
+  }
+
+  template <typename T>
+  static void backward(const Winograd<T>& winograd, const Tensor& grad_output, const Tensor& ratio,
+                       const std::vector<Tensor>& grads, const Tensor& grad_weight) {
+    std::vector<std::optional<View<T>>> maps;
+    for (const Tensor& grad : grads) maps.push_back(grad.defined() ? std::optional(view<T>(grad)) : std::nullopt);
+    const auto weight = grad_weight.defined() ? std::optional(view<T>(grad_weight)) : std::nullopt;
+    if (grad_output.stride(1) == 1) return winograd.backward(view<const T>(grad_output), false, maps, weight);
+    using torch::headeronly::MemoryFormat;
+    Tensor scaled = torch::stable::empty(grad_output.sizes(), grad_output.scalar_type(), std::nullopt,
+                                         grad_output.device(), std::nullopt, MemoryFormat::ChannelsLast);
+    fill_map<T>(view<T>(scaled), ScaledGradient<T>{view<const T>(grad_output), data<T>(ratio)});
+    winograd.backward(view<const T>(scaled), true, maps, weight);
+  }
+};
+
 // ---- the interface that operators.h calls --------------------
 
-struct CpuKernels {
+struct CpuKernels : WinogradKernels {
   struct Guard {
     explicit Guard(const Tensor&) {}
   };
@@ -456,12 +590,6 @@ struct CpuKernels {
       using T = decltype(type);
       fold_phase_gradient<T>(view<const T>(phases), view<T>(grad));
     });
-  }
-
- private:
-  template <typename T>
-  static const T* data(const Tensor& t) {
-    return static_cast<const T*>(t.const_data_ptr());
   }
 };
 

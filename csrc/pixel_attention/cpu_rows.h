@@ -8,11 +8,7 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define MSA_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
-#else
-#define MSA_CLONES
-#endif
+#include "../common/clones.h"
 
 namespace msa::pixel_attention {
 namespace {
@@ -64,11 +60,6 @@ MSA_CLONES void exp_minus(R* row, int64_t n, R top, R rest = 0) {
     for (int64_t i = first; i < last; ++i) row[i] = std::max(row[i] - top - rest, least);
     for (int64_t i = first; i < last; ++i) row[i] = exp_of(row[i]);
   }
-}
-
-template <typename R>
-MSA_CLONES void add_to(R* __restrict to, const R* __restrict from, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
 // Reductions go in lanes, which vectorises without licence to reorder; sums end in double.
