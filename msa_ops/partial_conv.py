@@ -202,10 +202,14 @@ def _fake_forward(
     )
 
 
+def wants_channels_last(like: Tensor) -> bool:
+    """The rule of csrc for the layout of maps: channels_last where the channel of `like` is its fastest dimension."""
+    return like.shape[1] > 1 and like.stride(1) == 1
+
+
 def fake_map(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """What csrc's empty_map makes: channels_last where the channel of `like` is its fastest dimension."""
-    channels_last = like.shape[1] > 1 and like.stride(1) == 1
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    """What csrc's empty_map makes."""
+    memory_format = torch.channels_last if wants_channels_last(like) else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from . import backends, checks, native
-from .partial_conv import convolution_flops, fake_map, partial_conv2d, refuse_second_order, statistics_dtype
+from .partial_conv import (
+    convolution_flops,
+    fake_map,
+    partial_conv2d,
+    refuse_second_order,
+    statistics_dtype,
+    wants_channels_last,
+)
 from .reference import partial_conv as reference
 
 OP = "partial_conv2d_upcat"
@@ -99,6 +106,8 @@ def partial_conv2d_upcat(
         skip = skip if skip_is_masked else torch.where(skip_valid, skip, 0.0)
         masks = [(c1, reference.upsample(low_valid)), (skip.shape[1], skip_valid)]
         image = torch.cat([reference.upsample(low), skip], dim=1)
+        if wants_channels_last(skip):
+            image = image.contiguous(memory_format=torch.channels_last)  # of 1×1 maps cat does not know
         output, new_mask = partial_conv2d(
             image, masks, weight, bias, padding=1, scale=scale, input_is_masked=True, backend=chosen
         )

@@ -23,6 +23,7 @@ namespace msa {
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
+using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -72,7 +73,6 @@ inline bool wants_channels_last(const Tensor& like) { return like.stride(1) == 1
 
 // An uninitialised map (N, C, H, W) in the layout of `like`.
 inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  using torch::headeronly::MemoryFormat;
   return torch::stable::empty(Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
                               wants_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }

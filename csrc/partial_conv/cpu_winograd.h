@@ -181,8 +181,8 @@ class Winograd {
         : inputs(w.slots_.size(w.most_tiles())), outputs(w.output_size(w.most_tiles())) {}
   };
 
-  static constexpr int64_t kBlockBytesPerThread = 2 << 20;
-  static constexpr int64_t kTilesPerProduct = 128;
+  // A block's V and M stay in the last cache, but a product of too few tiles spends its time on copies of U.
+  static constexpr int64_t kBlockBytesPerThread = 2 << 20, kLeastTilesPerBlock = 128;
 
   int64_t tiles_h() const { return (h_ + 1) / 2; }
   int64_t tiles_w() const { return (w_ + 1) / 2; }
@@ -191,7 +191,7 @@ class Winograd {
   int64_t tiles_per_block() const {
     const int64_t per_tile = slots_.size(1) + output_size(1) - 2 * slots_.count() * Slots::kGap;
     const int64_t budget = kBlockBytesPerThread * torch::stable::get_num_threads() / static_cast<int64_t>(sizeof(R));
-    return std::max<int64_t>(1, budget / per_tile);
+    return std::max(kLeastTilesPerBlock, budget / per_tile);
   }
   int64_t most_tiles() const {
     return std::min(std::max(tiles_per_block(), tiles_w()), n_ * tiles_h() * tiles_w());
@@ -253,13 +253,17 @@ class Winograd {
     }
   }
 
-  // f(slot, first tile, tiles) in parallel, for all slots and tiles.
+  // f(slot, first tile, tiles) for all slots and tiles, in parallel. Slots differ in width, so they are dealt out in turn.
   template <typename F>
   void multiply_slots(int64_t tiles, const F& f) const {
-    const int64_t pieces = (tiles + kTilesPerProduct - 1) / kTilesPerProduct;
-    parallel_rows(slots_.count() * pieces, kElementsPerThread, [&](int64_t i) {
-      const int64_t first = i % pieces * kTilesPerProduct;
-      f(i / pieces, first, std::min(kTilesPerProduct, tiles - first));
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t pieces = std::clamp<int64_t>(4 * threads / slots_.count(), 1, std::max<int64_t>(1, tiles / 64));
+    const int64_t tasks = slots_.count() * pieces;
+    parallel_rows(threads, kElementsPerThread, [&](int64_t thread) {
+      for (int64_t i = thread; i < tasks; i += threads) {
+        const int64_t first = i / slots_.count() * tiles / pieces, last = (i / slots_.count() + 1) * tiles / pieces;
+        f(i % slots_.count(), first, last - first);
+      }
     });
   }
 

@@ -301,9 +301,7 @@ struct FoldPhaseWeight {
 
 // ---- the interface that operators.h calls --------------------
 
-struct CudaKernels {
-  static constexpr bool kHasTiles = false;
-
+struct CudaKernels : LibraryConvolution {
   struct Guard {
     torch::stable::accelerator::DeviceGuard device;
     explicit Guard(const Tensor& t) : device(t.get_device_index()) {}

@@ -50,6 +50,26 @@ inline void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, 
                   ") tensor with the weight's device and dtype, got ", shape_of(*bias));
 }
 
+// A map and the plane of its holes; without one the map is 0 there already.
+struct Masked {
+  const Tensor& map;
+  const Tensor* mask;
+};
+
+// For a device without convolutions of its own: the library's takes everything. (See cpu_convolution.h for the other.)
+struct LibraryConvolution {
+  static bool takes(const Tensor&, const Tensor&, const Window&, int64_t) { return false; }
+  static bool takes_upcat(const Tensor&, const Tensor&, const Tensor&) { return false; }
+  static void convolve(const Masked&, const Tensor&, const Window&, const Tensor&, const std::optional<Tensor>&,
+                       Tensor&) {}
+  static void convolve_backward(const Tensor&, const Masked&, const Tensor&, const Window&, const Tensor&,
+                                const Tensor&, const Tensor&) {}
+  static void convolve_upcat(const Masked&, const Masked&, const Tensor&, const Tensor&, const std::optional<Tensor>&,
+                             Tensor&) {}
+  static void convolve_upcat_backward(const Tensor&, const Masked&, const Masked&, const Tensor&, const Tensor&,
+                                      const Tensor&, const Tensor&, const Tensor&) {}
+};
+
 // The fused partial convolution of Eqs. 1-5.
 template <class Kernels>
 struct PartialConv {
@@ -72,15 +92,14 @@ struct PartialConv {
       Kernels::count_valid(mask, plane_channels, counts);
       Kernels::window_ratios(counts, window, numerator, ratio, new_mask);
     }
-    if constexpr (Kernels::kHasTiles)
-      if (Kernels::tiles_win(input, weight, window, groups)) {
-        const bool reads_mask = plane_channels.size() == 1 && !input_is_masked;
-        Tensor output = empty_map(input, n, weight.size(0), h, w);
-        const Tensor map = reads_mask ? input : select(input, mask, plane_channels, input_is_masked);
-        Kernels::convolve_tiles(map, reads_mask ? &mask : nullptr, weight, window, ratio, bias, output);
-        return {output, new_mask, ratio};
-      }
-    const Tensor masked = select(input, mask, plane_channels, input_is_masked);
+    const bool is_ours = Kernels::takes(input, weight, window, groups);
+    const bool reads_mask = is_ours && plane_channels.size() == 1 && !input_is_masked;
+    const Tensor masked = reads_mask ? input : select(input, mask, plane_channels, input_is_masked);
+    if (is_ours) {
+      Tensor output = empty_map(input, n, weight.size(0), h, w);
+      Kernels::convolve({masked, reads_mask ? &mask : nullptr}, weight, window, ratio, bias, output);
+      return {output, new_mask, ratio};
+    }
     Tensor output = convolution(masked, weight, stride, padding, dilation, groups);
     if (output.numel() > 0) Kernels::scale_and_shift(output, ratio, bias);
     return {output, new_mask, ratio};
@@ -99,24 +118,22 @@ struct PartialConv {
     const typename Kernels::Guard guard(input);
 
     Tensor grad_input, grad_weight;
-    bool is_done = false;
-    if constexpr (Kernels::kHasTiles)
-      if ((needed[0] || needed[1]) && Kernels::tiles_win(input, weight, window, groups)) {
-        const bool reads_mask = plane_channels.size() == 1 && !input_is_masked;
-        const Tensor map = reads_mask ? input : select(input, mask, plane_channels, input_is_masked);
+    if (needed[0] || needed[1]) {
+      const bool is_ours = Kernels::takes(input, weight, window, groups);
+      const bool reads_mask = is_ours && plane_channels.size() == 1 && !input_is_masked;
+      const Tensor masked =
+          needed[1] && !reads_mask ? select(input, mask, plane_channels, input_is_masked) : input;
+      if (is_ours) {
         if (needed[0]) grad_input = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
         if (needed[1]) grad_weight = empty_map(input, weight.size(0), weight.size(1), weight.size(2), weight.size(3));
-        Kernels::convolve_tiles_backward(grad_output, map, reads_mask ? &mask : nullptr, weight, window, ratio,
-                                         grad_input, grad_weight);
-        if (needed[0] && !reads_mask) select_in_place(grad_input, mask, plane_channels, input_is_masked);
-        is_done = true;
+        Kernels::convolve_backward(grad_output, {masked, reads_mask ? &mask : nullptr}, weight, window, ratio,
+                                   grad_input, grad_weight);
+      } else {
+        std::tie(grad_input, grad_weight) =
+            convolution_backward(scale(grad_output, ratio, input), masked, weight, stride, padding, dilation, groups,
+                                 needed[0], needed[1]);
       }
-    if (!is_done && (needed[0] || needed[1])) {
-      const Tensor scaled = scale(grad_output, ratio, input);
-      const Tensor masked = needed[1] ? select(input, mask, plane_channels, input_is_masked) : input;
-      std::tie(grad_input, grad_weight) =
-          convolution_backward(scaled, masked, weight, stride, padding, dilation, groups, needed[0], needed[1]);
-      if (needed[0]) select_in_place(grad_input, mask, plane_channels, input_is_masked);
+      if (needed[0] && !reads_mask) select_in_place(grad_input, mask, plane_channels, input_is_masked);
     }
     return {grad_input, grad_weight, needed[2] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
   }
@@ -197,13 +214,12 @@ struct PartialConvUpcat {
       Kernels::count_valid_upcat(low_mask, low.size(1), skip_mask, skip.size(1), counts);
       Kernels::window_ratios(counts, {3, 3, 1, 1, 1, 1, 1, 1}, numerator, ratio, new_mask);
     }
-    if constexpr (Kernels::kHasTiles)
-      if (Kernels::tiles_win_upcat(low, skip, weight)) {
-        Tensor output = empty_map(skip, n, weight.size(0), h, w);
-        Kernels::convolve_tiles_upcat(low, low_is_masked ? nullptr : &low_mask, skip,
-                                      skip_is_masked ? nullptr : &skip_mask, weight, ratio, bias, output);
-        return {output, new_mask, ratio};
-      }
+    if (Kernels::takes_upcat(low, skip, weight)) {
+      Tensor output = empty_map(skip, n, weight.size(0), h, w);
+      Kernels::convolve_upcat({low, low_is_masked ? nullptr : &low_mask}, {skip, skip_is_masked ? nullptr : &skip_mask},
+                              weight, ratio, bias, output);
+      return {output, new_mask, ratio};
+    }
     const Tensor masked_low = Base::select(low, low_mask, {low.size(1)}, low_is_masked);
     const Tensor masked_skip = Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked);
     const Tensor phases = convolution(masked_low, phase_weight(weight, low), one, one, one, 1);
@@ -226,16 +242,16 @@ struct PartialConvUpcat {
     const typename Kernels::Guard guard(low);
 
     Tensor grad_low, grad_skip, grad_weight, grad_phase_weight, grad_skip_weight;
-    if constexpr (Kernels::kHasTiles)
-      if ((needed[0] || needed[1] || needed[2]) && Kernels::tiles_win_upcat(low, skip, weight)) {
-        if (needed[0]) grad_low = empty_map(low, low.size(0), low.size(1), low.size(2), low.size(3));
-        if (needed[1]) grad_skip = empty_map(skip, skip.size(0), skip.size(1), skip.size(2), skip.size(3));
-        if (needed[2]) grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
-        Kernels::convolve_tiles_upcat_backward(grad_output, low, low_is_masked ? nullptr : &low_mask, skip,
-                                               skip_is_masked ? nullptr : &skip_mask, weight, ratio, grad_low,
-                                               grad_skip, grad_weight);
-        return {grad_low, grad_skip, grad_weight, needed[3] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
-      }
+    if (Kernels::takes_upcat(low, skip, weight)) {
+      if (needed[0]) grad_low = empty_map(low, low.size(0), low.size(1), low.size(2), low.size(3));
+      if (needed[1]) grad_skip = empty_map(skip, skip.size(0), skip.size(1), skip.size(2), skip.size(3));
+      if (needed[2]) grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
+      if (needed[0] || needed[1] || needed[2])
+        Kernels::convolve_upcat_backward(grad_output, {low, low_is_masked ? nullptr : &low_mask},
+                                         {skip, skip_is_masked ? nullptr : &skip_mask}, weight, ratio, grad_low,
+                                         grad_skip, grad_weight);
+      return {grad_low, grad_skip, grad_weight, needed[3] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
+    }
     const Tensor scaled = Base::scale(grad_output, ratio, skip);
     if (needed[0] || needed[2]) {
       Tensor grad_phases = empty_map(low, low.size(0), 4 * weight.size(0), low.size(2) + 1, low.size(3) + 1);

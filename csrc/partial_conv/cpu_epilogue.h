@@ -1,0 +1,193 @@
+// Eq. 2 after a convolution, and the gradients of it. Maps are walked "pixel by pixel" where the channel is their fastest
+// dimension (channels_last), else "row by row" within a channel plane.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+#include "../common/parallel.h"
+#include "../common/tensor.h"
+#include "params.h"
+
+namespace msa::partial_conv {
+namespace {
+
+template <typename T>
+bool channel_fastest(const View<T>& map) {
+  return map.sc == 1;
+}
+
+template <typename T>
+void scale_and_shift_map(const View<T>& map, const Accumulator<T>* ratio, const T* bias) {
+  using R = Accumulator<T>;
+  if (channel_fastest(map)) {
+    parallel_rows(map.n * map.h, map.w * map.c, [&](int64_t row) {
+      const int64_t n = row / map.h, y = row % map.h;
+      for (int64_t x = 0; x < map.w; ++x) {
+        T* __restrict pixel = map.data + n * map.sn + y * map.sh + x * map.sw;
+        const R r = ratio[row * map.w + x];
+        if (r == R(0)) {
+          std::memset(static_cast<void*>(pixel), 0, map.c * sizeof(T));
+        } else if (bias != nullptr) {
+          for (int64_t c = 0; c < map.c; ++c)
+            pixel[c] = static_cast<T>(static_cast<R>(pixel[c]) * r + static_cast<R>(bias[c]));
+        } else if (r != R(1)) {
+          for (int64_t c = 0; c < map.c; ++c) pixel[c] = static_cast<T>(static_cast<R>(pixel[c]) * r);
+        }
+      }
+    });
+    return;
+  }
+  parallel_rows(map.n * map.c * map.h, map.w, [&](int64_t row) {
+    const int64_t n = row / (map.c * map.h), c = row / map.h % map.c, y = row % map.h;
+    T* pixels = map.data + n * map.sn + c * map.sc + y * map.sh;
+    const R* r = ratio + (n * map.h + y) * map.w;
+    const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
+    for (int64_t x = 0; x < map.w; ++x)
+      pixels[x * map.sw] = static_cast<T>(renormalise<R>(static_cast<R>(pixels[x * map.sw]), r[x], shift));
+  });
+}
+
+// map(2i+a, 2j+b) += phases(block 2a+b, i+a, j+b), then Eq. 2; see params.h.
+template <typename T>
+void add_phases_map(const View<T>& map, const View<const T>& phases, const Accumulator<T>* ratio, const T* bias) {
+  using R = Accumulator<T>;
+  const auto phase_at = [&](int64_t n, int64_t y, int64_t x) {
+    const int64_t a = y & 1, b = x & 1;
+    return phases.data + n * phases.sn + (2 * a + b) * map.c * phases.sc + (y / 2 + a) * phases.sh +
+           (x / 2 + b) * phases.sw;
+  };
+  if (channel_fastest(map) && channel_fastest(phases)) {
+    const std::vector<T> no_bias(bias == nullptr ? map.c : 0, T(0));
+    const T* shift = bias != nullptr ? bias : no_bias.data();
+    parallel_rows(map.n * map.h, map.w * map.c, [&](int64_t row) {
+      const int64_t n = row / map.h, y = row % map.h;
+      for (int64_t x = 0; x < map.w; ++x) {
+        T* __restrict pixel = map.data + n * map.sn + y * map.sh + x * map.sw;
+        const T* __restrict phase = phase_at(n, y, x);
+        const R r = ratio[row * map.w + x];
+        if (r == R(0)) {
+          std::memset(static_cast<void*>(pixel), 0, map.c * sizeof(T));
+          continue;
+        }
+        for (int64_t c = 0; c < map.c; ++c)
+          pixel[c] =
+              static_cast<T>((static_cast<R>(pixel[c]) + static_cast<R>(phase[c])) * r + static_cast<R>(shift[c]));
+      }
+    });
+    return;
+  }
+  parallel_rows(map.n * map.c * map.h, map.w, [&](int64_t row) {
+    const int64_t n = row / (map.c * map.h), c = row / map.h % map.c, y = row % map.h;
+    T* pixels = map.data + n * map.sn + c * map.sc + y * map.sh;
+    const R* r = ratio + (n * map.h + y) * map.w;
+    const R shift = bias != nullptr ? static_cast<R>(bias[c]) : R(0);
+    for (int64_t x = 0; x < map.w; ++x) {
+      const R sum = static_cast<R>(pixels[x * map.sw]) + static_cast<R>(phase_at(n, y, x)[c * phases.sc]);
+      pixels[x * map.sw] = static_cast<T>(renormalise<R>(sum, r[x], shift));
+    }
+  });
+}
+
+// dst(n, c, y, x) = f(n, c, y, x), with dst walked in the order of its memory.
+template <typename T, typename F>
+void fill_map(const View<T>& dst, const F& f) {
+  if (channel_fastest(dst)) {
+    parallel_rows(dst.n * dst.h, dst.w * dst.c, [&](int64_t row) {
+      const int64_t n = row / dst.h, y = row % dst.h;
+      for (int64_t x = 0; x < dst.w; ++x) {
+        T* pixel = dst.data + n * dst.sn + y * dst.sh + x * dst.sw;
+        f.pixel(n, y, x, pixel);
+      }
+    });
+    return;
+  }
+  parallel_rows(dst.n * dst.c * dst.h, dst.w, [&](int64_t row) {
+    const int64_t n = row / (dst.c * dst.h), c = row / dst.h % dst.c, y = row % dst.h;
+    T* pixels = dst.data + n * dst.sn + c * dst.sc + y * dst.sh;
+    for (int64_t x = 0; x < dst.w; ++x) pixels[x * dst.sw] = f.element(n, c, y, x);
+  });
+}
+
+// grad · ratio. Where the ratio is 0 the result is 0 even if the incoming gradient is inf or NaN there.
+template <typename T>
+struct ScaledGradient {
+  using R = Accumulator<T>;
+  View<const T> grad;
+  const R* ratio;
+
+  T element(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    const T g = grad.data[n * grad.sn + c * grad.sc + y * grad.sh + x * grad.sw];
+    return static_cast<T>(renormalise<R>(static_cast<R>(g), ratio[(n * grad.h + y) * grad.w + x], R(0)));
+  }
+  void pixel(int64_t n, int64_t y, int64_t x, T* __restrict out) const {
+    const R r = ratio[(n * grad.h + y) * grad.w + x];
+    const T* __restrict g = grad.data + n * grad.sn + y * grad.sh + x * grad.sw;
+    if (r == R(0)) {
+      std::memset(static_cast<void*>(out), 0, grad.c * sizeof(T));
+    } else if (grad.sc == 1) {
+      for (int64_t c = 0; c < grad.c; ++c) out[c] = static_cast<T>(static_cast<R>(g[c]) * r);
+    } else {
+      for (int64_t c = 0; c < grad.c; ++c) out[c] = static_cast<T>(static_cast<R>(g[c * grad.sc]) * r);
+    }
+  }
+};
+
+// The transpose of adding phases: phase block 2a+b at (i+a, j+b) takes pixel (2i+a, 2j+b), the rest is 0.
+template <typename T>
+struct PhaseGradient {
+  View<const T> grad;
+
+  const T* source(int64_t n, int64_t block, int64_t y, int64_t x) const {
+    const int64_t i = y - block / 2, j = x - block % 2;
+    if (i < 0 || j < 0 || i >= grad.h / 2 || j >= grad.w / 2) return nullptr;
+    return grad.data + n * grad.sn + (2 * i + block / 2) * grad.sh + (2 * j + block % 2) * grad.sw;
+  }
+  T element(int64_t n, int64_t c, int64_t y, int64_t x) const {
+    const T* from = source(n, c / grad.c, y, x);
+    return from != nullptr ? from[c % grad.c * grad.sc] : T(0);
+  }
+  void pixel(int64_t n, int64_t y, int64_t x, T* out) const {
+    for (int64_t block = 0; block < 4; ++block, out += grad.c) {
+      const T* from = source(n, block, y, x);
+      if (from == nullptr) {
+        std::memset(static_cast<void*>(out), 0, grad.c * sizeof(T));
+      } else {
+        for (int64_t c = 0; c < grad.c; ++c) out[c] = from[c * grad.sc];
+      }
+    }
+  }
+};
+
+// db = Σ grad over valid positions: sums per row first, so that the result does not depend on the number of threads.
+template <typename T>
+void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T* result) {
+  using R = Accumulator<T>;
+  const int64_t rows = grad.n * grad.h;
+  std::vector<R> sums(rows * grad.c, R(0));
+  parallel_rows(rows, grad.w * grad.c, [&](int64_t row) {
+    const T* g = grad.data + row / grad.h * grad.sn + row % grad.h * grad.sh;
+    const R* r = ratio + row * grad.w;
+    R* __restrict sum = sums.data() + row * grad.c;
+    if (channel_fastest(grad)) {
+      for (int64_t x = 0; x < grad.w; ++x) {
+        if (r[x] == R(0)) continue;
+        const T* __restrict pixel = g + x * grad.sw;
+        for (int64_t c = 0; c < grad.c; ++c) sum[c] += static_cast<R>(pixel[c]);
+      }
+    } else {
+      for (int64_t c = 0; c < grad.c; ++c) {
+        R total = R(0);
+        for (int64_t x = 0; x < grad.w; ++x) total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
+        sum[c] = total;
+      }
+    }
+  });
+  std::vector<double> totals(grad.c, 0.0);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t c = 0; c < grad.c; ++c) totals[c] += static_cast<double>(sums[row * grad.c + c]);
+  for (int64_t c = 0; c < grad.c; ++c) result[c] = static_cast<T>(static_cast<R>(totals[c]));
+}
+
+}  // namespace
+}  // namespace msa::partial_conv
