@@ -44,12 +44,15 @@ void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_
     const int32_t* row = counts.data + n * counts.sn + y * counts.sh;
     for (int64_t x = 0; x < counts.w; ++x) inside[x] += row[x];
   }
+  int64_t last = 0;
   for (int64_t out_x = 0; out_x < out_w; ++out_x) {
     const int32_t* window = columns + out_x * k.stride_w;
     int64_t valid = 0;
     for (int64_t kx = 0; kx < k.kernel_w; ++kx) valid += window[kx * k.dilation_w];
-    ratio[out_x] = window_ratio<R>(numerator, valid);
+    const bool as_before = out_x > 0 && valid == last;  // mostly; a division costs more than the window's sum
+    ratio[out_x] = as_before ? ratio[out_x - 1] : window_ratio<R>(numerator, valid);
     new_mask[out_x] = valid > 0;
+    last = valid;
   }
 }
 
@@ -68,6 +71,10 @@ void select_map(const View<const T>& src, const View<const bool>& mask, const In
         const bool* valid = mask.data + n * mask.sn + y * mask.sh + x * mask.sw;
         if (elementwise) {
           for (int64_t c = 0; c < dst.c; ++c) to[c] = valid[c * mask.sc] ? from[c * src.sc] : T(0);
+          continue;
+        }
+        if (mask.c == 1 && dst.c == 3 && src.sc == 1 && !in_place) {  // an image: too few channels for a branch
+          for (int64_t c = 0; c < 3; ++c) to[c] = *valid ? from[c] : T(0);
           continue;
         }
         for (int64_t g = 0, c = 0; g < mask.c; c += channels[g++]) {

@@ -2,6 +2,7 @@
 // are few outputs; the rest is the library's.
 #pragma once
 
+#include "cpu_decoder_image.h"
 #include "cpu_epilogue.h"
 #include "cpu_patches.h"
 #include "cpu_winograd.h"
@@ -16,6 +17,10 @@ struct OwnConvolution {
   }
 
   static bool takes_upcat(const Tensor& low, const Tensor& skip, const Tensor& weight) {
+    return makes_image(low, skip, weight) || takes_upcat_backward(low, skip, weight);
+  }
+
+  static bool takes_upcat_backward(const Tensor& low, const Tensor& skip, const Tensor& weight) {
     return fits(low, weight) && fits(skip, weight) && low.size(0) * low.size(2) * low.size(3) >= kLeastTilesUpcat;
   }
 
@@ -51,7 +56,12 @@ struct OwnConvolution {
                              const std::optional<Tensor>& bias, Tensor& output) {
     run(weight, [&](auto type) {
       using T = decltype(type);
-      winograd_upcat<T>(low, skip, weight, ratio).forward(bias ? data<T>(*bias) : nullptr, view<T>(output));
+      const T* shift = bias ? data<T>(*bias) : nullptr;
+      if (!makes_image(low.map, skip.map, weight))
+        return winograd_upcat<T>(low, skip, weight, ratio).forward(shift, view<T>(output));
+      DecoderImage<T>(view<const T>(low.map), plane(low), view<const T>(skip.map), plane(skip), view<const T>(weight),
+                      data<T>(ratio))
+          .forward(shift, view<T>(output));
     });
   }
 
@@ -75,8 +85,8 @@ struct OwnConvolution {
   enum class Filter { kNone, kTaps3, kTaps3Stride2, kTaps5Stride2 };
 
   // Minimal filtering saves products with every tile and pays for the transformed weight, which is 16/9 to 49/25 of the
-  // weight, once; so it wins from some number of tiles on. Up to some number of outputs patches win. Fewer channels make
-  // products too thin. Measured on 2 CPU cores with AVX2.
+  // weight, once; so it wins from some number of tiles on. Up to some number of outputs patches win. Fewer channels
+  // make products too thin. Measured on 2 CPU cores with AVX2.
   static constexpr int64_t kLeastChannels = 16, kMostPatches = 128, kLeastTilesUpcat = 32;
 
   static int64_t least_tiles(Filter filter) {
@@ -99,8 +109,17 @@ struct OwnConvolution {
   }
 
   static bool fits(const Tensor& map, const Tensor& weight) {
-    return wants_channels_last(map) && map.size(1) >= kLeastChannels && weight.size(0) >= kLeastChannels &&
-           (map.scalar_type() == ScalarType::Float || map.scalar_type() == ScalarType::Double);
+    return is_wide_type(map) && wants_channels_last(map) && map.size(1) >= kLeastChannels &&
+           weight.size(0) >= kLeastChannels;
+  }
+
+  static bool makes_image(const Tensor& low, const Tensor& skip, const Tensor& weight) {
+    return is_wide_type(low) && wants_channels_last(low) && low.size(1) >= kLeastChannels && skip.numel() > 0 &&
+           wants_channels_last(skip) && skip.size(1) <= kMostImageChannels && weight.size(0) <= kMostImageChannels;
+  }
+
+  static bool is_wide_type(const Tensor& map) {
+    return map.scalar_type() == ScalarType::Float || map.scalar_type() == ScalarType::Double;
   }
 
   static Filter filter_of(const Window& k) {

@@ -1,5 +1,5 @@
-// Eq. 2 after a convolution, and the gradients of it. Maps are walked "pixel by pixel" where the channel is their fastest
-// dimension (channels_last), else "row by row" within a channel plane.
+// Eq. 2 after a convolution, and the gradients of it. Maps are walked "pixel by pixel" where the channel is their
+// fastest dimension (channels_last), else "row by row" within a channel plane.
 #pragma once
 
 #include <cstring>

@@ -43,16 +43,16 @@ template <class Axis, typename R>
 const InputSteps<R> kInputSteps = [] {
   constexpr int kBands = (Axis::kInputs + Axis::kStep - 1) / Axis::kStep;
   static_assert(kBands == 2 || kBands == 3);
-  return InputSteps<R>{Axis::kInputs,
-                       Axis::kProducts,
-                       Axis::kStep,
-                       kBands,
-                       Axis::kOrder,
-                       transform_input<Axis, R>,
-                       {add_input_gradient<Axis, 0, R>, add_input_gradient<Axis, 1, R>,
-                        add_input_gradient<Axis, kBands - 1, R>},
-                       transform_taps<Axis, R>,
-                       transform_taps_gradient<Axis, R>};
+  return InputSteps<R>{
+      Axis::kInputs,
+      Axis::kProducts,
+      Axis::kStep,
+      kBands,
+      Axis::kOrder,
+      transform_input<Axis, R>,
+      {add_input_gradient<Axis, 0, R>, add_input_gradient<Axis, 1, R>, add_input_gradient<Axis, kBands - 1, R>},
+      transform_taps<Axis, R>,
+      transform_taps_gradient<Axis, R>};
 }();
 
 template <class Axis, typename R>
@@ -64,10 +64,10 @@ constexpr int kMostProducts = 49;  // of a tile
 template <typename R>
 struct Part {
   const InputSteps<R>& steps;
-  View<const R> map;                      // the channel is its fastest dimension
-  std::optional<View<const bool>> mask;   // one plane; none: the map is 0 under its holes already
-  int64_t padding_h, padding_w;           // how far the first tile reaches over the map's edge
-  int64_t first_channel;                  // where its channels begin among the weight's
+  View<const R> map;                     // the channel is its fastest dimension
+  std::optional<View<const bool>> mask;  // one plane; none: the map is 0 under its holes already
+  int64_t padding_h, padding_w;          // how far the first tile reaches over the map's edge
+  int64_t first_channel;                 // where its channels begin among the weight's
 };
 
 // Where the matrices of the slots lie. Those that every part has come first, and are as wide as all parts together;
@@ -100,8 +100,7 @@ class Winograd {
     for (const auto& part : parts_) for_products(part, [&](int, int product) { ++users[product]; });
     for (const size_t count : users) ++(count == parts_.size() ? slots_.shared : slots_.own);
     int next_shared = 0, next_own = static_cast<int>(slots_.shared);
-    for (size_t i = 0; i < users.size(); ++i)
-      slots_.at[i] = users[i] == parts_.size() ? next_shared++ : next_own++;
+    for (size_t i = 0; i < users.size(); ++i) slots_.at[i] = users[i] == parts_.size() ? next_shared++ : next_own++;
     slots_.all_channels = weight.c;
     slots_.own_channels = parts_.front().map.c;
   }
@@ -181,8 +180,9 @@ class Winograd {
         : inputs(w.slots_.size(w.most_tiles())), outputs(w.output_size(w.most_tiles())) {}
   };
 
-  // A block's V and M stay in the last cache, but a product of too few tiles spends its time on copies of U.
-  static constexpr int64_t kBlockBytesPerThread = 2 << 20, kLeastTilesPerBlock = 128;
+  // A block's V and M stay in the last cache, but a product of too few tiles spends its time on copies of U. The number
+  // of threads has no say in it: it would show in the rounding.
+  static constexpr int64_t kBlockBytes = 4 << 20, kLeastTilesPerBlock = 128;
 
   int64_t tiles_h() const { return (h_ + 1) / 2; }
   int64_t tiles_w() const { return (w_ + 1) / 2; }
@@ -190,12 +190,9 @@ class Winograd {
 
   int64_t tiles_per_block() const {
     const int64_t per_tile = slots_.size(1) + output_size(1) - 2 * slots_.count() * Slots::kGap;
-    const int64_t budget = kBlockBytesPerThread * torch::stable::get_num_threads() / static_cast<int64_t>(sizeof(R));
-    return std::max(kLeastTilesPerBlock, budget / per_tile);
+    return std::max(kLeastTilesPerBlock, kBlockBytes / static_cast<int64_t>(sizeof(R)) / per_tile);
   }
-  int64_t most_tiles() const {
-    return std::min(std::max(tiles_per_block(), tiles_w()), n_ * tiles_h() * tiles_w());
-  }
+  int64_t most_tiles() const { return std::min(std::max(tiles_per_block(), tiles_w()), n_ * tiles_h() * tiles_w()); }
 
   // f(product of the part, product of the output) for each of a part's.
   template <typename F>
@@ -253,7 +250,8 @@ class Winograd {
     }
   }
 
-  // f(slot, first tile, tiles) for all slots and tiles, in parallel. Slots differ in width, so they are dealt out in turn.
+  // f(slot, first tile, tiles) for all slots and tiles, in parallel. Slots differ in width, so they are dealt out in
+  // turn.
   template <typename F>
   void multiply_slots(int64_t tiles, const F& f) const {
     const int64_t threads = torch::stable::get_num_threads();
@@ -362,9 +360,9 @@ class Winograd {
         const R* ratio = ratio_at(tile, i / 2, i % 2);
         const bool is_valid = ratio != nullptr && *ratio > 0;
         ratios[i] = is_valid && !ratio_applied ? *ratio : R(1);
-        pixels[i] = is_valid ? grad.data + tile.n * grad.sn + (2 * tile.y + i / 2) * grad.sh +
-                                   (2 * tile.x + i % 2) * grad.sw
-                             : zeros.data();
+        pixels[i] = is_valid
+                        ? grad.data + tile.n * grad.sn + (2 * tile.y + i / 2) * grad.sh + (2 * tile.x + i % 2) * grad.sw
+                        : zeros.data();
       }
       output_rows_at(data, block.tiles(), t, products);
       output_.transform_gradient(pixels, ratios, products, grad.c);
@@ -396,9 +394,8 @@ class Winograd {
             R *pixels[kMostProducts], *products[kMostProducts];
             const int first = k * part.steps.step, last = std::min(first + part.steps.step, part.steps.inputs);
             for_pixels(part, y, x, first, last, [&, n = n](bool inside, int64_t py, int64_t px, int at) {
-              pixels[at] = inside && is_valid(part, n, py, px)
-                               ? grad.data + n * grad.sn + py * grad.sh + px * grad.sw
-                               : spare.data();
+              pixels[at] = inside && is_valid(part, n, py, px) ? grad.data + n * grad.sn + py * grad.sh + px * grad.sw
+                                                               : spare.data();
             });
             rows_at(part, data, block.tiles(), t, products);
             part.steps.add_gradient[k](products, pixels, grad.c);

@@ -7,7 +7,8 @@
 // The gradients are the transposes of the same three steps. Along an axis stand
 //
 //   F(2, 3)   y0 = m0 + m1 + m2        m0 = (d0 - d2) g0    m1 = (d1 + d2) (g0 + g1 + g2)/2
-//             y1 = m1 - m2 - m3        m3 = (d1 - d3) g2    m2 = (d1 - d2) (g1 - g0 - g2)/2       4 products in place of 6
+//             y1 = m1 - m2 - m3        m3 = (d1 - d3) g2    m2 = (d1 - d2) (g1 - g0 - g2)/2       4 products in place
+//             of 6
 //   F(2, 2)   y0 = m0 + m1,  y1 = m1 - m2
 //             m0 = (d0 - d1) g0    m1 = d1 (g0 + g1)    m2 = (d1 - d2) g1                         3 in place of 4
 //
@@ -128,8 +129,7 @@ template <int kCount, typename F>
 MSA_INLINE void unrolled(const F& f) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     (f(std::integral_constant<int, i>()), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
+  }(std::make_integer_sequence<int, kCount>());
 }
 
 // put(i, j, element) of L X Rᵀ for X(i, j) = get(i, j): columns first, then rows.

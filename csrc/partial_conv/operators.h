@@ -60,6 +60,7 @@ struct Masked {
 struct LibraryConvolution {
   static bool takes(const Tensor&, const Tensor&, const Window&, int64_t) { return false; }
   static bool takes_upcat(const Tensor&, const Tensor&, const Tensor&) { return false; }
+  static bool takes_upcat_backward(const Tensor&, const Tensor&, const Tensor&) { return false; }
   static void convolve(const Masked&, const Tensor&, const Window&, const Tensor&, const std::optional<Tensor>&,
                        Tensor&) {}
   static void convolve_backward(const Tensor&, const Masked&, const Tensor&, const Window&, const Tensor&,
@@ -121,17 +122,15 @@ struct PartialConv {
     if (needed[0] || needed[1]) {
       const bool is_ours = Kernels::takes(input, weight, window, groups);
       const bool reads_mask = is_ours && plane_channels.size() == 1 && !input_is_masked;
-      const Tensor masked =
-          needed[1] && !reads_mask ? select(input, mask, plane_channels, input_is_masked) : input;
+      const Tensor masked = needed[1] && !reads_mask ? select(input, mask, plane_channels, input_is_masked) : input;
       if (is_ours) {
         if (needed[0]) grad_input = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
         if (needed[1]) grad_weight = empty_map(input, weight.size(0), weight.size(1), weight.size(2), weight.size(3));
         Kernels::convolve_backward(grad_output, {masked, reads_mask ? &mask : nullptr}, weight, window, ratio,
                                    grad_input, grad_weight);
       } else {
-        std::tie(grad_input, grad_weight) =
-            convolution_backward(scale(grad_output, ratio, input), masked, weight, stride, padding, dilation, groups,
-                                 needed[0], needed[1]);
+        std::tie(grad_input, grad_weight) = convolution_backward(
+            scale(grad_output, ratio, input), masked, weight, stride, padding, dilation, groups, needed[0], needed[1]);
       }
       if (needed[0] && !reads_mask) select_in_place(grad_input, mask, plane_channels, input_is_masked);
     }
@@ -242,7 +241,7 @@ struct PartialConvUpcat {
     const typename Kernels::Guard guard(low);
 
     Tensor grad_low, grad_skip, grad_weight, grad_phase_weight, grad_skip_weight;
-    if (Kernels::takes_upcat(low, skip, weight)) {
+    if (Kernels::takes_upcat_backward(low, skip, weight)) {
       if (needed[0]) grad_low = empty_map(low, low.size(0), low.size(1), low.size(2), low.size(3));
       if (needed[1]) grad_skip = empty_map(skip, skip.size(0), skip.size(1), skip.size(2), skip.size(3));
       if (needed[2]) grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
