@@ -183,7 +183,7 @@ def test_the_convolution_inside_allocates_what_a_bare_one_does(layout, is_masked
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(("is_masked", "copies"), [(False, 1), (True, 0)])
 def test_backward_copies_the_upstream_gradient_and_the_input_at_most_once(layout, is_masked, copies):
-    x, weight, bias = make(2, 64, 16, 16, 16, torch.float32)
+    x, weight, bias = make(2, 64, 16, 16, 8, torch.float32)
     leaves = [LAYOUTS[layout](x).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
     output = runner(masks.plane("mixed", 2, 16, 16), backend="cpu", input_is_masked=is_masked)(*leaves)
     upstream = torch.randn_like(output)
