@@ -18,8 +18,8 @@ OURS = "ours"
 FORWARD, BOTH, STEP = "forward", "forward_backward", "step"
 #: Error allowed against float64, in units of plain PyTorch's: outputs, gradients.
 FACTORS = {FORWARD: 2.0, BOTH: 3.0}
-#: Seconds that a contestant's first call may take; compiling is most of it.
-FIRST_CALL_LIMIT = 60.0
+#: Seconds that a contestant's first call may take, compiling being most of it; and where compiling is asked for.
+FIRST_CALL_LIMIT, COMPILED_CALL_LIMIT = 60.0, 300.0
 #: Seconds after which a case's rounds in one direction end early.
 ROUNDS_LIMIT = 15.0
 
@@ -39,6 +39,10 @@ class Settings:
     @property
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def first_call_limit(self) -> float:
+        return COMPILED_CALL_LIMIT if self.compiled else FIRST_CALL_LIMIT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +123,7 @@ def measure(contest: Contest, settings: Settings, limit: float = ROUNDS_LIMIT, a
     ``tflops`` and ``roof_share``: the achieved rate, and its share of what the measured roofs allow at the case's FLOP
     per byte.
     """
-    barred = judged(contest, settings.device)
+    barred = judged(contest, settings.device, settings.first_call_limit)
     record = {
         **contest.facts,
         "work": {way: dataclasses.asdict(work) for way, work in contest.work.items() if work},
@@ -158,9 +162,9 @@ def _rate(work: Work | None, timing: Timing, roofs: Mapping[str, float]) -> dict
     return {"tflops": significant(tflops), "roof_share": significant(tflops / roof)}
 
 
-def judged(contest: Contest, device: torch.device) -> dict[str, dict[str, str]]:
-    """Per contestant and direction why it is not reported. Numbers of a wrong function are worth nothing, so a
-    difference in one direction bars all, and so does a forward that fails."""
+def judged(contest: Contest, device: torch.device, limit: float = FIRST_CALL_LIMIT) -> dict[str, dict[str, str]]:
+    """Per contestant and direction why it is not reported; `limit` is in seconds, for a first call. Numbers of a wrong
+    function are worth nothing, so a difference in one direction bars all, and so does a forward that fails."""
     barred: dict[str, dict[str, str]] = {name: {} for name in contest.contestants}
     for way in contest.work:
         expected: dict[int, tuple[dict, dict]] = {}  # contestants share truths
@@ -172,7 +176,7 @@ def judged(contest: Contest, device: torch.device) -> dict[str, dict[str, str]]:
                 plain, exact = (judge.step(way, contest.grad)() for judge in (truth.plain, truth.exact))
                 expected[id(truth)] = plain, exact
             right = functools.partial(_right, contestant, way, *expected.get(id(truth), ({}, {})))
-            why = gate.refusal(contestant.call.step(way, contest.grad), right, FIRST_CALL_LIMIT, device)
+            why = gate.refusal(contestant.call.step(way, contest.grad), right, limit, device)
             if why and (way == FORWARD or why == gate.DIFFERS):
                 barred[name] = dict.fromkeys(contest.work, why)
             elif why:

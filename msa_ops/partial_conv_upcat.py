@@ -4,6 +4,7 @@ concatenation built.
 A 3×3 convolution of a nearest-upsampled map reads every small pixel up to four times. Its four output phases (even or
 odd row, even or odd column) are 2×2 convolutions of the small map whose taps are sums of the 3×3 taps: 16 instead of
 36 multiplications per small pixel and channel pair. All four together are one 2×2 convolution with 4·C_out channels.
+On the CPU minimal filtering needs 9 (docs/partial_conv.md).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .reference import partial_conv as reference
 
 OP = "partial_conv2d_upcat"
 
-#: The phases save 20 multiply-adds per small pixel and pair of channels, and cost the 16 sums of the phases' weights,
-#: which is memory traffic and does not depend on the map's size. So they win from some number of small pixels on:
+#: The phases save 20 multiply-adds per small pixel and pair of channels (minimal filtering 27), and cost the sums of the
+#: taps, which is memory traffic and does not depend on the map's size. So they win from some number of small pixels on:
 #: measured in `python -m benchmarks.operators --suite upcat-rule` on 2 CPU cores.
 MIN_SMALL_PIXELS = 32
 
@@ -70,7 +71,9 @@ def partial_conv2d_upcat(
 
     Gradients, determinism and autocast as :func:`partial_conv2d`. The taps are summed in float32 and rounded to the
     weight's dtype. Small maps (see :func:`phases_win`) go through the concatenation, which is then tiny. Extra memory:
-    one map of the output's size for the phases, and the products low ⊙ mask and skip ⊙ mask where they are needed.
+    one map of the output's size for the phases, and the products low ⊙ mask and skip ⊙ mask where they are needed; where
+    the CPU's own convolutions run (docs/partial_conv.md) none of these, but the transformed weight, up to 1.8 times its
+    size (in the backward twice), and a block of tiles, 4 MiB or a row of tiles.
     """
     for name, value in (("low", low), ("skip", skip), ("weight", weight)):
         checks.check_features(OP, name, value)

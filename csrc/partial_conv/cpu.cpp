@@ -1,6 +1,5 @@
 // CPU kernels of the partial convolution. Every map is walked in the order of its memory: "pixel by pixel" where the
 // channel is the fastest dimension (channels_last), else "row by row" within a channel plane.
-#include <cstring>
 #include <type_traits>
 
 #include "../common/parallel.h"

@@ -84,7 +84,7 @@ struct OwnConvolution {
   enum class Way { kLibrary, kTiles, kPatches };
   enum class Filter { kNone, kTaps3, kTaps3Stride2, kTaps5Stride2 };
 
-  // Minimal filtering saves products with every tile and pays for the transformed weight, which is 16/9 to 49/25 of the
+  // Minimal filtering saves products with every tile and pays for the transformed weight, which is 16/9 to 25/9 of the
   // weight, once; so it wins from some number of tiles on. Up to some number of outputs patches win. Fewer channels
   // make products too thin. Measured on 2 CPU cores with AVX2.
   static constexpr int64_t kLeastChannels = 16, kMostPatches = 128, kLeastTilesUpcat = 32;
@@ -109,13 +109,25 @@ struct OwnConvolution {
   }
 
   static bool fits(const Tensor& map, const Tensor& weight) {
-    return is_wide_type(map) && wants_channels_last(map) && map.size(1) >= kLeastChannels &&
+    return is_wide_type(map) && is_channels_last(map) && map.size(1) >= kLeastChannels &&
            weight.size(0) >= kLeastChannels;
   }
 
   static bool makes_image(const Tensor& low, const Tensor& skip, const Tensor& weight) {
-    return is_wide_type(low) && wants_channels_last(low) && low.size(1) >= kLeastChannels && skip.numel() > 0 &&
-           wants_channels_last(skip) && skip.size(1) <= kMostImageChannels && weight.size(0) <= kMostImageChannels;
+    return is_wide_type(low) && is_channels_last(low) && low.size(1) >= kLeastChannels && is_channels_last(skip) &&
+           skip.size(1) <= kMostImageChannels && weight.size(0) <= kMostImageChannels;
+  }
+
+  // As torch itself sees it, so that a result has the layout that the library's convolution would give it: no empty
+  // maps, no repeated rows, not the ambiguous map of one pixel.
+  static bool is_channels_last(const Tensor& map) {
+    if (map.numel() == 0 || map.size(1) < 2 || map.stride(1) != 1) return false;
+    int64_t least = 1;
+    for (const int64_t d : {1, 3, 2, 0}) {
+      if (map.stride(d) < least || (d == 0 && least == 1)) return false;
+      least = map.size(d) > 1 ? map.stride(d) * map.size(d) : map.stride(d);
+    }
+    return true;
   }
 
   static bool is_wide_type(const Tensor& map) {
@@ -163,6 +175,7 @@ struct OwnConvolution {
 
   template <typename T>
   static Winograd<T> winograd_upcat(const Masked& low, const Masked& skip, const Tensor& weight, const Tensor& ratio) {
+    // The skip has all products, so it comes first, though its channels come last.
     const Part<T> large{kInputSteps<Taps3, T>, view<const T>(skip.map), plane(skip), 1, 1, low.map.size(1)};
     const Part<T> small{kInputSteps<Taps3Upsampled, T>, view<const T>(low.map), plane(low), 1, 1, 0};
     return Winograd<T>(kOutputSteps<Taps3, T>, {large, small}, view<const T>(weight), data<T>(ratio), ratio.size(0),

@@ -29,10 +29,10 @@ constexpr int64_t kMostImageChannels = 4;
 // Rows of planes with a zero on either side.
 template <typename R>
 struct Planes {
-  int64_t count, h, w;
+  int64_t h, w;
   Buffer<R> memory;
 
-  Planes(int64_t count, int64_t h, int64_t w) : count(count), h(h), w(w), memory(count * h * (w + 2)) {}
+  Planes(int64_t count, int64_t h, int64_t w) : h(h), w(w), memory(count * h * (w + 2)) {}
   R* row(int64_t plane, int64_t y) const { return memory.data + (plane * h + y) * (w + 2) + 1; }
 };
 

@@ -91,7 +91,7 @@ struct Slots {
 template <typename R>
 class Winograd {
  public:
-  // `ratio` (N, H', W') is that of Eq. 4.
+  // The first part has all products of the output, others some of them. `ratio` (N, H', W') is that of Eq. 4.
   Winograd(const OutputSteps<R>& output, std::vector<Part<R>> parts, const View<const R>& weight, const R* ratio,
            int64_t n, int64_t h, int64_t w)
       : output_(output), parts_(std::move(parts)), weight_(weight), ratio_(ratio), n_(n), h_(h), w_(w) {
@@ -112,7 +112,7 @@ class Winograd {
     Scratch scratch(*this);
     for_blocks([&](const Block& block) {
       transform_inputs(block, scratch.inputs.data);
-      multiply_slots(block.tiles(), [&](int64_t s, int64_t first, int64_t rows) {
+      for_slots(block.tiles(), [&](int64_t s, int64_t first, int64_t rows) {
         multiply(inputs_of(scratch, block, s).part(first, rows), transposed(taps_of(taps, s)),
                  outputs_of(scratch, block, s).part(first, rows));
       });
@@ -132,22 +132,21 @@ class Winograd {
     Scratch scratch(*this);
     bool first_block = true;
     for_blocks([&](const Block& block) {
+      if (block.active.empty()) return;
       transform_gradients(block, grad, ratio_applied, scratch.outputs.data);
       if (grad_weight) {
         transform_inputs(block, scratch.inputs.data);
-        parallel_ranges(slots_.count(), kElementsPerThread, [&](int64_t begin, int64_t end) {
-          const Buffer<R> product(first_block ? 0 : weight_.n * weight_.c);
-          for (int64_t s = begin; s < end; ++s) {
-            const Matrix<R> sum = taps_of(taps_gradient, s);
-            const Matrix<R> term{first_block ? sum.data : product.data, sum.rows, sum.columns};
-            multiply(transposed(outputs_of(scratch, block, s)), inputs_of(scratch, block, s), term);
-            if (!first_block) add_to(sum.data, term.data, sum.rows * sum.columns);
-          }
+        deal_out(slots_.count(), [&](int64_t s) {
+          const Matrix<R> sum = taps_of(taps_gradient, s);
+          const Buffer<R> product(first_block ? 0 : sum.rows * sum.columns);
+          const Matrix<R> term{first_block ? sum.data : product.data, sum.rows, sum.columns};
+          multiply(transposed(outputs_of(scratch, block, s)), inputs_of(scratch, block, s), term);
+          if (!first_block) add_to(sum.data, term.data, sum.rows * sum.columns);
         });
         first_block = false;
       }
       if (need_maps) {
-        multiply_slots(block.tiles(), [&](int64_t s, int64_t first, int64_t rows) {
+        for_slots(block.tiles(), [&](int64_t s, int64_t first, int64_t rows) {
           multiply(outputs_of(scratch, block, s).part(first, rows), taps_of(taps, s),
                    inputs_of(scratch, block, s).part(first, rows));
         });
@@ -155,7 +154,9 @@ class Winograd {
           if (grads[i]) add_input_gradients(block, parts_[i], scratch.inputs.data, *grads[i]);
       }
     });
-    if (grad_weight) transform_taps_gradients(taps_gradient, first_block, *grad_weight);
+    // Without a valid output no block has written.
+    if (first_block) std::fill_n(taps_gradient.data, grad_weight ? slots_.size(weight_.n) : 0, R(0));
+    if (grad_weight) transform_taps_gradients(taps_gradient, *grad_weight);
   }
 
  private:
@@ -182,7 +183,7 @@ class Winograd {
 
   // A block's V and M stay in the last cache, but a product of too few tiles spends its time on copies of U. The number
   // of threads has no say in it: it would show in the rounding.
-  static constexpr int64_t kBlockBytes = 4 << 20, kLeastTilesPerBlock = 128;
+  static constexpr int64_t kBlockBytes = 4 << 20, kLeastTilesPerBlock = 128, kMostTilesPerProduct = 512;
 
   int64_t tiles_h() const { return (h_ + 1) / 2; }
   int64_t tiles_w() const { return (w_ + 1) / 2; }
@@ -204,10 +205,10 @@ class Winograd {
 
   // The addresses of row `row` of the part's matrices that begin at `data` and have `rows` rows each.
   void rows_at(const Part<R>& part, R* data, int64_t rows, int64_t row, R** addresses) const {
-    for_products(part, [&](int own, int product) {
+    for_products(part, [&](int i, int product) {
       const int64_t slot = slots_.at[product];
       const int64_t channel = slot < slots_.shared ? part.first_channel : 0;
-      addresses[own] = data + slots_.offset(slot, rows) + row * slots_.channels(slot) + channel;
+      addresses[i] = data + slots_.offset(slot, rows) + row * slots_.channels(slot) + channel;
     });
   }
   void output_rows_at(R* data, int64_t rows, int64_t row, R** addresses) const {
@@ -250,22 +251,26 @@ class Winograd {
     }
   }
 
-  // f(slot, first tile, tiles) for all slots and tiles, in parallel. Slots differ in width, so they are dealt out in
-  // turn.
+  // f(i) for i in [0, tasks), in parallel. Slots differ in width, so they are dealt out in turn.
   template <typename F>
-  void multiply_slots(int64_t tiles, const F& f) const {
-    const int64_t threads = torch::stable::get_num_threads();
-    const int64_t pieces = std::clamp<int64_t>(4 * threads / slots_.count(), 1, std::max<int64_t>(1, tiles / 64));
-    const int64_t tasks = slots_.count() * pieces;
+  static void deal_out(int64_t tasks, const F& f) {
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), tasks);
     parallel_rows(threads, kElementsPerThread, [&](int64_t thread) {
-      for (int64_t i = thread; i < tasks; i += threads) {
-        const int64_t first = i / slots_.count() * tiles / pieces, last = (i / slots_.count() + 1) * tiles / pieces;
-        f(i % slots_.count(), first, last - first);
-      }
+      for (int64_t i = thread; i < tasks; i += threads) f(i);
     });
   }
 
-  // Calls f(y, x, i) for the pixels under rows [first, last) of a part's tile, i numbering them.
+  // f(slot, first tile, tiles) for all slots and tiles.
+  template <typename F>
+  void for_slots(int64_t tiles, const F& f) const {
+    const int64_t pieces = (tiles + kMostTilesPerProduct - 1) / kMostTilesPerProduct;
+    deal_out(slots_.count() * pieces, [&](int64_t i) {
+      const int64_t first = i / slots_.count() * tiles / pieces, last = (i / slots_.count() + 1) * tiles / pieces;
+      f(i % slots_.count(), first, last - first);
+    });
+  }
+
+  // f(whether it is on the map, y, x, i) for the pixels under rows [first, last) of a part's tile, i counting them.
   template <typename F>
   static void for_pixels(const Part<R>& part, int64_t tile_y, int64_t tile_x, int first, int last, const F& f) {
     const int64_t top = tile_y * part.steps.step - part.padding_h, left = tile_x * part.steps.step - part.padding_w;
@@ -293,8 +298,7 @@ class Winograd {
     return taps;
   }
 
-  void transform_taps_gradients(const Buffer<R>& taps, bool is_zero, const View<R>& grad) const {
-    if (is_zero) std::fill(taps.data, taps.data + slots_.size(weight_.n), R(0));
+  void transform_taps_gradients(const Buffer<R>& taps, const View<R>& grad) const {
     for (const auto& part : parts_)
       parallel_rows(weight_.n, kMostProducts * part.map.c, [&](int64_t o) {
         R* products[kMostProducts];

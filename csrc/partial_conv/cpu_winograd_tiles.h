@@ -46,7 +46,7 @@ struct Coefficients {
   }
 };
 
-// kOrder: by which of the output's products these are numbered.
+// kOrder[i]: the output's product that product i is added to.
 struct Taps3 {
   static constexpr int kTaps = 3, kInputs = 4, kProducts = 4, kStep = 2;
   static constexpr Coefficients<4, 4> kB{{{1, 0, -1, 0}, {0, 1, 1, 0}, {0, 1, -1, 0}, {0, 1, 0, -1}}};

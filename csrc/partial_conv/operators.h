@@ -1,5 +1,6 @@
 // Host side of the partial convolution, the same for every device: check, allocate, launch kernels around the library's
-// convolution. `Kernels` supplies the device's loops; its functions are listed where they are called.
+// convolution, or hand over to the device's own. `Kernels` supplies both; its functions are listed where they are
+// called.
 #pragma once
 
 #include "../common/tensor.h"
@@ -50,25 +51,37 @@ inline void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, 
                   ") tensor with the weight's device and dtype, got ", shape_of(*bias));
 }
 
-// A map and the plane of its holes; without one the map is 0 there already.
+// A map and the plane of its holes; without one the map is 0 there already, or its values are not asked for.
 struct Masked {
   const Tensor& map;
   const Tensor* mask;
 };
 
-// For a device without convolutions of its own: the library's takes everything. (See cpu_convolution.h for the other.)
+// For a device without convolutions of its own: it takes nothing, so the rest is never called.
+// (See cpu_convolution.h for the other.)
 struct LibraryConvolution {
   static bool takes(const Tensor&, const Tensor&, const Window&, int64_t) { return false; }
   static bool takes_upcat(const Tensor&, const Tensor&, const Tensor&) { return false; }
   static bool takes_upcat_backward(const Tensor&, const Tensor&, const Tensor&) { return false; }
   static void convolve(const Masked&, const Tensor&, const Window&, const Tensor&, const std::optional<Tensor>&,
-                       Tensor&) {}
+                       Tensor&) {
+    refuse();
+  }
   static void convolve_backward(const Tensor&, const Masked&, const Tensor&, const Window&, const Tensor&,
-                                const Tensor&, const Tensor&) {}
+                                const Tensor&, const Tensor&) {
+    refuse();
+  }
   static void convolve_upcat(const Masked&, const Masked&, const Tensor&, const Tensor&, const std::optional<Tensor>&,
-                             Tensor&) {}
+                             Tensor&) {
+    refuse();
+  }
   static void convolve_upcat_backward(const Tensor&, const Masked&, const Masked&, const Tensor&, const Tensor&,
-                                      const Tensor&, const Tensor&, const Tensor&) {}
+                                      const Tensor&, const Tensor&, const Tensor&) {
+    refuse();
+  }
+
+ private:
+  static void refuse() { STD_TORCH_CHECK(false, "msa_ops: this device has no convolution of its own"); }
 };
 
 // The fused partial convolution of Eqs. 1-5.

@@ -9,7 +9,7 @@ import torch
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from . import definition, masks
-from .helpers import LAYOUTS, allocations, gradients, profiled
+from .helpers import EXPANDED, LAYOUTS, allocations, gradients, profiled
 from .test_partial_conv_torch import (
     OPS,
     assert_fake_agrees,
@@ -36,6 +36,7 @@ DECODERS = {
     "image": ((2, 17, 5, 4), 3, 3),
     "image of one row": ((1, 16, 1, 37), 2, 1),
 }
+VIEWS = LAYOUTS | EXPANDED
 FORMATS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["weight", "weight_cl"])
 each_convolution = pytest.mark.parametrize("name", CONVOLUTIONS)
 each_decoder = pytest.mark.parametrize("name", DECODERS)
@@ -216,6 +217,36 @@ def test_decoder_gradcheck():
     assert torch.autograd.gradcheck(run, [t.requires_grad_() for t in leaves], fast_mode=True)
 
 
+#: name -> (N, C, H, W), C_out: more tiles than a block holds; the last in rows of more tiles than that.
+LARGE = {"3 images": ((3, 64, 62, 35), 70), "wide": ((1, 40, 3, 2600), 33)}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("mask_name", ["all_valid", "mixed", "right_half"])
+@pytest.mark.parametrize("name", LARGE)
+def test_several_blocks_give_the_numbers_of_the_reference(name, mask_name, stride):
+    """Sums over blocks, rows that two blocks share, blocks across images and without a valid output."""
+    shape, c_out = LARGE[name]
+    leaves = channels_last(torch.randn(shape).double()), torch.randn(c_out, shape[1], 3, 3).double(), None
+    mask = masks.plane(mask_name, shape[0], *shape[2:])
+    run, plain = (runner(mask, {"stride": stride, "padding": 1}, backend) for backend in ("cpu", "reference"))
+    upstream = torch.randn_like(run(*leaves))
+    ours = gradients(lambda x, w: run(x, w, None), upstream, *leaves[:2])
+    wanted = gradients(lambda x, w: plain(x, w, None), upstream, *leaves[:2])
+    for got, want in zip([ours[0], *ours[1]], [wanted[0], *wanted[1]], strict=True):
+        assert_exact(got, want)
+
+
+def test_several_blocks_of_a_decoder_give_the_numbers_of_the_reference():
+    low, skip, weight = torch.randn(2, 64, 33, 31), torch.randn(2, 48, 66, 62), torch.randn(40, 112, 3, 3)
+    leaves = channels_last(low.double()), channels_last(skip.double()), weight.double(), torch.randn(40).double()
+    planes = decoder_masks(low, skip, "mixed", "right_half")
+    upstream = torch.randn_like(decoder(*planes)(*leaves))
+    ours, wanted = (gradients(decoder(*planes, backend), upstream, *leaves) for backend in ("cpu", "reference"))
+    for got, want in zip([ours[0], *ours[1]], [wanted[0], *wanted[1]], strict=True):
+        assert_exact(got, want)
+
+
 # ---- accuracy ------------------------------------------------------------------------------------------------------
 
 
@@ -347,31 +378,40 @@ def test_any_layout_of_a_decoder_gives_the_same_numbers(name, view):
         assert_exact(leaf.grad, want)
 
 
-@pytest.mark.parametrize("name", ["3×3", "5×5/2", "patches"])
-def test_one_thread_and_two_are_bitwise_equal(name):
-    leaves, geometry = make(name, torch.float32)
-    run = runner(masks.plane("mixed", leaves[0].shape[0], *leaves[0].shape[2:]), geometry)
+@pytest.mark.parametrize(
+    ("shape", "c_out"), [((3, 64, 62, 35), 70), ((2, 512, 4, 4), 512)], ids=["tiles of several blocks", "patches"]
+)
+def test_the_number_of_threads_does_not_show(shape, c_out):
+    leaves = channels_last(torch.randn(shape)), torch.randn(c_out, shape[1], 3, 3), torch.randn(c_out)
+    run = runner(masks.plane("mixed", shape[0], *shape[2:]), {"padding": 1})
     upstream, before, results = torch.randn_like(run(*leaves)), torch.get_num_threads(), []
     try:
-        for threads in (1, 2):
+        for threads in (1, 2, 16):
             torch.set_num_threads(threads)
-            results.append(gradients(run, upstream, *leaves))
+            output, grads = gradients(run, upstream, *leaves)
+            results.append([output, *grads])
     finally:
         torch.set_num_threads(before)
-    for one, two in zip([results[0][0], *results[0][1]], [results[1][0], *results[1][1]], strict=True):
+    for one, two, many in zip(*results, strict=True):
         assert torch.equal(one, two)
+        assert torch.equal(one, many)
 
 
 @FORMATS
-@pytest.mark.parametrize("view", ["channels_last", "cropped_channels_last"])
-@each_convolution
-def test_fake_tensors_agree(name, view, layout):
-    shape, c_out, kernel, stride, padding = CONVOLUTIONS[name]
-    x = LAYOUTS[view](torch.randn(shape))
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("name", ["3×3", "5×5/2", "patches", "patches of one pixel"])
+def test_fake_tensors_agree(name, view, is_masked, layout):
+    """Where a view has the channel as its fastest dimension but is no channels_last map to torch, too."""
+    shape, c_out, kernel, stride, padding = (CONVOLUTIONS | {"patches of one pixel": ((2, 17, 1, 1), 19, 3, 1, 1)})[
+        name
+    ]
+    x = VIEWS[view](torch.randn(shape))
     mask = masks.plane("mixed", shape[0], *shape[2:])
-    forward = forward_arguments(x, mask, c_out, kernel, padding, stride, layout)
+    forward = (*forward_arguments(x, mask, c_out, kernel, padding, stride, layout)[:-1], is_masked)
     assert_fake_agrees(OPS.partial_conv2d_forward, forward)
-    assert_fake_agrees(OPS.partial_conv2d_backward, backward_arguments(forward))
+    for needed in ((True, True, True), (True, False, False), (False, True, False)):
+        assert_fake_agrees(OPS.partial_conv2d_backward, backward_arguments(forward, needed))
 
 
 @each_decoder
