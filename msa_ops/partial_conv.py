@@ -1,9 +1,9 @@
 """Fused partial convolution (Liu et al. 2018; Eqs. 1-5 of the paper): the public function, and what torch needs to know
 of the operators behind it (shapes, gradients, FLOPs).
 
-One box filter over the mask planes, one product x ⊙ m, the library's convolution, one in-place epilogue; on the CPU, for
-channels_last maps, convolutions of our own where they win, which read the mask themselves. `docs/partial_conv.md` says
-what runs when, `csrc/partial_conv/` holds the kernels.
+One box filter over the mask planes, one product x ⊙ m, the library's convolution, one in-place epilogue; on the CPU,
+for channels_last maps, convolutions of our own where they win, which read the mask themselves.
+`docs/partial_conv.md` says what runs when, `csrc/partial_conv/` holds the kernels.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def partial_conv2d(
     convolution is (``torch.use_deterministic_algorithms`` is honoured); TF32 only where torch's own switch allows it.
     Under autocast, input, weight and bias are cast as conv2d's are. Extra memory beside the output: one copy of input
     (none with ``input_is_masked``) during the call, and a few planes; the backward makes the same copy again rather
-    than keeping it. Where the CPU's own convolutions run (docs/partial_conv.md) and the mask is one plane, there is no copy
-    of input; there are the transformed weight, up to 2.8 times its size (in the backward twice), and a block of tiles, 4
-    MiB or a row of tiles. An empty batch gives an empty result.
+    than keeping it. Where the CPU's own convolutions run (docs/partial_conv.md) and the mask is one plane, there is no
+    copy of input; there are the transformed weight, up to 2.8 times its size (in the backward twice), and a block of
+    tiles, 4 MiB or a row of tiles. An empty batch gives an empty result.
     """
     checks.check_features(OP, "input", input)
     checks.check_features(OP, "weight", weight)

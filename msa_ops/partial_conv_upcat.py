@@ -25,9 +25,9 @@ from .reference import partial_conv as reference
 
 OP = "partial_conv2d_upcat"
 
-#: The phases save 20 multiply-adds per small pixel and pair of channels (minimal filtering 27), and cost the sums of the
-#: taps, which is memory traffic and does not depend on the map's size. So they win from some number of small pixels on:
-#: measured in `python -m benchmarks.operators --suite upcat-rule` on 2 CPU cores.
+#: The phases save 20 multiply-adds per small pixel and pair of channels (minimal filtering 27), and cost the sums of
+#: the taps, which is memory traffic and does not depend on the map's size. So they win from some number of small pixels
+#: on: measured in `python -m benchmarks.operators --suite upcat-rule` on 2 CPU cores.
 MIN_SMALL_PIXELS = 32
 
 
@@ -71,9 +71,9 @@ def partial_conv2d_upcat(
 
     Gradients, determinism and autocast as :func:`partial_conv2d`. The taps are summed in float32 and rounded to the
     weight's dtype. Small maps (see :func:`phases_win`) go through the concatenation, which is then tiny. Extra memory:
-    one map of the output's size for the phases, and the products low ⊙ mask and skip ⊙ mask where they are needed; where
-    the CPU's own convolutions run (docs/partial_conv.md) none of these, but the transformed weight, up to 1.8 times its
-    size (in the backward twice), and a block of tiles, 4 MiB or a row of tiles.
+    one map of the output's size for the phases, and the products low ⊙ mask and skip ⊙ mask where they are needed;
+    where the CPU's own convolutions run (docs/partial_conv.md) none of these, but the transformed weight, up to 1.8
+    times its size (in the backward twice), and a block of tiles, 4 MiB or a row of tiles.
     """
     for name, value in (("low", low), ("skip", skip), ("weight", weight)):
         checks.check_features(OP, name, value)
