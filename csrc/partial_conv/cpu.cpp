@@ -2,6 +2,7 @@
 // channel is the fastest dimension (channels_last), else "row by row" within a channel plane.
 #include <type_traits>
 
+#include "../common/clones.h"
 #include "../common/parallel.h"
 #include "cpu_convolution.h"
 #include "cpu_epilogue.h"
@@ -31,28 +32,38 @@ void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, in
   }
 }
 
-// s(p) of Eq. 4 for one output row: a box filter, vertical sums first. `columns` holds the sums of the padded row; its
-// margins stay zero.
+// E/s and mask' of a row of sums s.
+template <typename R>
+MSA_CLONES void ratios_of(const int32_t* sums, int64_t n, R numerator, R* __restrict ratio, bool* __restrict new_mask) {
+  for (int64_t x = 0; x < n; ++x) {
+    const R one = sums[x] > 0 ? static_cast<R>(sums[x]) : R(1);  // a division everywhere, as branches do not vectorise
+    ratio[x] = sums[x] > 0 ? numerator / one : R(0);
+    new_mask[x] = sums[x] > 0;
+  }
+}
+
+// s(p) of Eq. 4 for one output row: a box filter, vertical sums first. `columns` holds the sums of the padded row,
+// whose margins stay zero, and then `out_w` sums of windows, at most the entries of one output channel's weight.
 template <typename R>
 void window_ratio_row(const View<const int32_t>& counts, const Window& k, int64_t numerator, int64_t n, int64_t out_y,
                       int64_t out_w, int32_t* columns, R* ratio, bool* new_mask) {
   int32_t* __restrict inside = columns + k.padding_w;
+  int32_t* __restrict sums = columns + counts.w + 2 * k.padding_w;
   for (int64_t ky = 0; ky < k.kernel_h; ++ky) {
     const int64_t y = out_y * k.stride_h - k.padding_h + ky * k.dilation_h;
     if (y < 0 || y >= counts.h) continue;
     const int32_t* row = counts.data + n * counts.sn + y * counts.sh;
     for (int64_t x = 0; x < counts.w; ++x) inside[x] += row[x];
   }
-  int64_t last = 0;
-  for (int64_t out_x = 0; out_x < out_w; ++out_x) {
-    const int32_t* window = columns + out_x * k.stride_w;
-    int64_t valid = 0;
-    for (int64_t kx = 0; kx < k.kernel_w; ++kx) valid += window[kx * k.dilation_w];
-    const bool as_before = out_x > 0 && valid == last;  // mostly; a division costs more than the window's sum
-    ratio[out_x] = as_before ? ratio[out_x - 1] : window_ratio<R>(numerator, valid);
-    new_mask[out_x] = valid > 0;
-    last = valid;
+  for (int64_t kx = 0; kx < k.kernel_w; ++kx) {
+    const int32_t* column = columns + kx * k.dilation_w;
+    if (k.stride_w == 1) {
+      for (int64_t x = 0; x < out_w; ++x) sums[x] += column[x];
+    } else {
+      for (int64_t x = 0; x < out_w; ++x) sums[x] += column[x * k.stride_w];
+    }
   }
+  ratios_of(sums, out_w, static_cast<R>(numerator), ratio, new_mask);
 }
 
 // dst = mask ? src : 0. T stands for the element's bits: zero is all zero bits in every dtype. In place (dst == src)
@@ -191,7 +202,7 @@ struct CpuKernels : OwnConvolution {
     bool* valid = static_cast<bool*>(new_mask.mutable_data_ptr());
     const auto run = [&](auto* ratios) {
       parallel_rows(in.n * out_h, in.w * window.kernel_h, [&](int64_t row) {
-        std::vector<int32_t> columns(in.w + 2 * window.padding_w, 0);
+        std::vector<int32_t> columns(in.w + 2 * window.padding_w + out_w, 0);
         window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(), ratios + row * out_w,
                          valid + row * out_w);
       });

@@ -61,10 +61,11 @@ class DecoderImage {
 
   void forward(const R* bias, const View<R>& out) const {
     const int64_t pixels = low_.n * low_.h * low_.w, planes = 9 * weight_.n;
-    const Buffer<R> taps(planes * low_.c), z(planes * pixels);
+    const int64_t columns = (planes + 7) / 8 * 8;  // zeros to full vectors make the library's product faster
+    const Buffer<R> taps(columns * low_.c), z(planes * pixels);
     const Planes<R> skip(skip_.n * skip_.c, skip_.h, skip_.w);
-    gather_taps(taps.data);
-    multiply_taps(Matrix<R>{taps.data, planes, low_.c}, z.data);
+    gather_taps(Matrix<R>{taps.data, columns, low_.c});
+    multiply_taps(Matrix<R>{taps.data, columns, low_.c}, z.data);
     split_skip(skip);
     parallel_ranges(out.n * out.h, out.w * 27 * skip_.c, [&](int64_t begin, int64_t end) {
       std::vector<R> sums(3 * (low_.w + 2), R(0)), rows(weight_.n * out.w);
@@ -81,34 +82,62 @@ class DecoderImage {
   }
 
  private:
-  // taps (tap · C_out + o, c)
-  void gather_taps(R* taps) const {
+  // taps (tap · C_out + o, c), then zeros
+  void gather_taps(const Matrix<R>& taps) const {
+    R* to = taps.data;
     for (int64_t tap = 0; tap < 9; ++tap)
       for (int64_t o = 0; o < weight_.n; ++o)
         for (int64_t c = 0; c < low_.c; ++c)
-          *taps++ = weight_.data[o * weight_.sn + c * weight_.sc + tap / 3 * weight_.sh + tap % 3 * weight_.sw];
+          *to++ = weight_.data[o * weight_.sn + c * weight_.sc + tap / 3 * weight_.sh + tap % 3 * weight_.sw];
+    std::fill(to, taps.data + taps.rows * taps.columns, R(0));
   }
 
-  // z (tap · C_out + o, pixel of the batch), 0 at holes.
+  // z (tap · C_out + o, pixel of the batch), 0 at holes. Some rows of the map at a time: with the pixels as rows of the
+  // product the library copies the taps, which are few, and not the map; the planes are made while it is in the cache.
   void multiply_taps(const Matrix<R>& taps, R* z) const {
-    const int64_t rows = low_.n * low_.h, pixels = rows * low_.w;
-    const bool is_dense = low_.sw == low_.c && low_.sh == low_.w * low_.c && low_.sn == low_.h * low_.sh;
-    const Buffer<R> copy(is_dense ? 0 : pixels * low_.c);
-    if (!is_dense)
-      parallel_rows(rows, low_.w * low_.c, [&](int64_t row) {
-        const R* from = low_.data + row / low_.h * low_.sn + row % low_.h * low_.sh;
-        for (int64_t x = 0; x < low_.w; ++x)
-          std::copy_n(from + x * low_.sw, low_.c, copy.data + (row * low_.w + x) * low_.c);
-      });
-    const Matrix<R> map{is_dense ? const_cast<R*>(low_.data) : copy.data, pixels, low_.c};
-    multiply(taps, transposed(map), Matrix<R>{z, taps.rows, pixels});
-    if (!low_mask_) return;
-    parallel_rows(rows, low_.w * taps.rows, [&](int64_t row) {
-      const bool* valid = low_mask_->data + row / low_.h * low_mask_->sn + row % low_.h * low_mask_->sh;
-      for (int64_t x = 0; x < low_.w; ++x)
-        if (!valid[x * low_mask_->sw])
-          for (int64_t i = 0; i < taps.rows; ++i) z[i * pixels + row * low_.w + x] = R(0);
+    constexpr int64_t kPixels = 512;
+    const int64_t rows = low_.n * low_.h, group = std::max<int64_t>(1, kPixels / low_.w);
+    parallel_ranges((rows + group - 1) / group, kPixels * low_.c, [&](int64_t begin, int64_t end) {
+      const Buffer<R> copy(group * low_.w * low_.c), products(group * low_.w * taps.rows);
+      for (int64_t first = begin * group; first < std::min(rows, end * group); first += group) {
+        const int64_t pixels = std::min(group, rows - first) * low_.w;
+        const Matrix<R> map{features_of(first, pixels / low_.w, copy.data), pixels, low_.c};
+        multiply(map, transposed(taps), Matrix<R>{products.data, pixels, taps.rows});
+        split_products(products.data, taps.rows, first * low_.w, pixels, z);
+      }
     });
+  }
+
+  // Rows of the small map, numbered through the batch: where they lie, or copied where they do not lie together.
+  R* features_of(int64_t first, int64_t rows, R* copy) const {
+    const auto row_at = [&](int64_t row) { return low_.data + row / low_.h * low_.sn + row % low_.h * low_.sh; };
+    if (low_.sw == low_.c && low_.sh == low_.w * low_.c && low_.sn == low_.h * low_.sh)
+      return const_cast<R*>(row_at(first));
+    R* to = copy;
+    for (int64_t row = first; row < first + rows; ++row)
+      for (int64_t x = 0; x < low_.w; ++x, to += low_.c) std::copy_n(row_at(row) + x * low_.sw, low_.c, to);
+    return copy;
+  }
+
+  // From rows per pixel to planes, a cache line of pixels at a time.
+  void split_products(const R* products, int64_t pitch, int64_t first, int64_t pixels, R* z) const {
+    constexpr int64_t kLine = 16;
+    const int64_t all = low_.n * low_.h * low_.w;
+    for (int64_t line = 0; line < pixels; line += kLine) {
+      const int64_t count = std::min(kLine, pixels - line);
+      bool valid[kLine];
+      for (int64_t p = 0; p < count; ++p) valid[p] = is_valid(first + line + p);
+      for (int64_t i = 0; i < 9 * weight_.n; ++i)
+        for (int64_t p = 0; p < count; ++p)
+          z[i * all + first + line + p] = valid[p] ? products[(line + p) * pitch + i] : R(0);
+    }
+  }
+
+  bool is_valid(int64_t pixel) const {
+    const int64_t row = pixel / low_.w;
+    return !low_mask_ ||
+           low_mask_
+               ->data[row / low_.h * low_mask_->sn + row % low_.h * low_mask_->sh + pixel % low_.w * low_mask_->sw];
   }
 
   void split_skip(const Planes<R>& planes) const {
