@@ -48,7 +48,7 @@ struct Coefficients {
 
 // kOrder[i]: the output's product that product i is added to.
 struct Taps3 {
-  static constexpr int kTaps = 3, kInputs = 4, kProducts = 4, kStep = 2;
+  static constexpr int kInputs = 4, kProducts = 4, kStep = 2;
   static constexpr Coefficients<4, 4> kB{{{1, 0, -1, 0}, {0, 1, 1, 0}, {0, 1, -1, 0}, {0, 1, 0, -1}}};
   static constexpr Coefficients<4, 3> kG{{{1, 0, 0}, {0.5, 0.5, 0.5}, {-0.5, 0.5, -0.5}, {0, 0, 1}}};
   static constexpr Coefficients<2, 4> kA{{{1, 1, 1, 0}, {0, 1, -1, -1}}};
@@ -57,7 +57,7 @@ struct Taps3 {
 
 // Of a nearest-upsampled map: the inputs a, b, c are neighbours of the small map.
 struct Taps3Upsampled {
-  static constexpr int kTaps = 3, kInputs = 3, kProducts = 3, kStep = 1;
+  static constexpr int kInputs = 3, kProducts = 3, kStep = 1;
   static constexpr Coefficients<3, 3> kB{{{1, -1, 0}, {0, 1, 0}, {0, 1, -1}}};
   static constexpr Coefficients<3, 3> kG{{{1, 0, 0}, {1, 1, 1}, {0, 0, 1}}};
   static constexpr Coefficients<2, 4> kA = Taps3::kA;
@@ -66,7 +66,7 @@ struct Taps3Upsampled {
 
 // F(2, 2) of the even inputs and taps; the one odd tap has a product per output.
 struct Taps3Stride2 {
-  static constexpr int kTaps = 3, kInputs = 5, kProducts = 5, kStep = 4;
+  static constexpr int kInputs = 5, kProducts = 5, kStep = 4;
   static constexpr Coefficients<5, 5> kB{
       {{1, 0, -1, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 1, 0, -1}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}}};
   static constexpr Coefficients<5, 3> kG{{{1, 0, 0}, {1, 0, 1}, {0, 0, 1}, {0, 1, 0}, {0, 1, 0}}};
@@ -76,7 +76,7 @@ struct Taps3Stride2 {
 
 // F(2, 3) of the even inputs and taps, F(2, 2) of the odd ones.
 struct Taps5Stride2 {
-  static constexpr int kTaps = 5, kInputs = 7, kProducts = 7, kStep = 4;
+  static constexpr int kInputs = 7, kProducts = 7, kStep = 4;
   static constexpr Coefficients<7, 7> kB{{{1, 0, 0, 0, -1, 0, 0},
                                           {0, 0, 1, 0, 1, 0, 0},
                                           {0, 0, 1, 0, -1, 0, 0},

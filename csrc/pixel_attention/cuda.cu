@@ -19,7 +19,9 @@
 #include "problem.cuh"
 
 namespace msa::pixel_attention {
-namespace {
+// Not anonymous: nvcc would put a hash of the source's path into the kernels' names, on which ptxas' choice of registers
+// depends, and a kernel at the limit would spill in one folder and not in another.
+inline namespace on_cuda {
 
 // ---- forward --------------------
 
@@ -422,7 +424,7 @@ Tensor argmax(Tensor query, Tensor key, Tensor query_mask, Tensor key_mask, doub
   return best;
 }
 
-}  // namespace
+}  // namespace on_cuda
 }  // namespace msa::pixel_attention
 
 STABLE_TORCH_LIBRARY_IMPL(msa_ops, CUDA, library) {

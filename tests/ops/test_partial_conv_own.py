@@ -34,7 +34,8 @@ CONVOLUTIONS = {
 DECODERS = {
     "tiles": ((2, 17, 5, 4), 18, 19),
     "image": ((2, 17, 5, 4), 3, 3),
-    "image of one row": ((1, 16, 1, 37), 2, 1),
+    "image of one long row": ((1, 16, 1, 530), 2, 1),
+    "image of many rows": ((2, 16, 19, 37), 3, 3),
 }
 VIEWS = LAYOUTS | EXPANDED
 FORMATS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["weight", "weight_cl"])
