@@ -19,8 +19,8 @@
 #include "problem.cuh"
 
 namespace msa::pixel_attention {
-// Not anonymous: nvcc would put a hash of the source's path into the kernels' names, on which ptxas' choice of registers
-// depends, and a kernel at the limit would spill in one folder and not in another.
+// Not anonymous: nvcc would put a hash of the source's path into the kernels' names, on which ptxas' choice of
+// registers depends, and a kernel at the limit would spill in one folder and not in another.
 inline namespace on_cuda {
 
 // ---- forward --------------------
