@@ -159,18 +159,21 @@ struct PhaseGradient {
   }
 };
 
-// db = Σ grad over valid positions: sums per row first, so that the result does not depend on the number of threads.
+// db = Σ grad over valid positions: sums of short stretches of rows first, so that the result does not depend on the
+// number of threads and a long row loses no digits; these are added in double.
 template <typename T>
 void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T* result) {
   using R = Accumulator<T>;
-  const int64_t rows = grad.n * grad.h;
-  std::vector<R> sums(rows * grad.c, R(0));
-  parallel_rows(rows, grad.w * grad.c, [&](int64_t row) {
+  constexpr int64_t kStretch = 128;
+  const int64_t per_row = (grad.w + kStretch - 1) / kStretch, stretches = grad.n * grad.h * per_row;
+  std::vector<R> sums(stretches * grad.c, R(0));
+  parallel_rows(stretches, kStretch * grad.c, [&](int64_t i) {
+    const int64_t row = i / per_row, first = i % per_row * kStretch, last = std::min(grad.w, first + kStretch);
     const T* g = grad.data + row / grad.h * grad.sn + row % grad.h * grad.sh;
     const R* r = ratio + row * grad.w;
-    R* __restrict sum = sums.data() + row * grad.c;
+    R* __restrict sum = sums.data() + i * grad.c;
     if (channel_fastest(grad)) {
-      for (int64_t x = 0; x < grad.w; ++x) {
+      for (int64_t x = first; x < last; ++x) {
         if (r[x] == R(0)) continue;
         const T* __restrict pixel = g + x * grad.sw;
         for (int64_t c = 0; c < grad.c; ++c) sum[c] += static_cast<R>(pixel[c]);
@@ -178,14 +181,15 @@ void bias_gradient_sum(const View<const T>& grad, const Accumulator<T>* ratio, T
     } else {
       for (int64_t c = 0; c < grad.c; ++c) {
         R total = R(0);
-        for (int64_t x = 0; x < grad.w; ++x) total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
+        for (int64_t x = first; x < last; ++x)
+          total += r[x] > R(0) ? static_cast<R>(g[c * grad.sc + x * grad.sw]) : R(0);
         sum[c] = total;
       }
     }
   });
   std::vector<double> totals(grad.c, 0.0);
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t c = 0; c < grad.c; ++c) totals[c] += static_cast<double>(sums[row * grad.c + c]);
+  for (int64_t i = 0; i < stretches; ++i)
+    for (int64_t c = 0; c < grad.c; ++c) totals[c] += static_cast<double>(sums[i * grad.c + c]);
   for (int64_t c = 0; c < grad.c; ++c) result[c] = static_cast<T>(static_cast<R>(totals[c]));
 }
 

@@ -292,8 +292,10 @@ def test_float32_decoder_is_as_accurate_as_plain_pytorch(name):
     ours, plain = (gradients(decoder(*planes, backend), upstream, *leaves) for backend in ("cpu", "reference"))
     exact = gradients(decoder(*planes, "reference"), upstream, *(t.double() for t in leaves))
     assert_accurate(ours[0], plain[0], exact[0])
-    for got, want, true in zip(ours[1], plain[1], exact[1], strict=True):
-        assert_accurate(got, want, true, backward=True)
+    for what, values in zip(
+        ("low", "skip", "weight", "bias"), zip(ours[1], plain[1], exact[1], strict=True), strict=True
+    ):
+        assert_accurate(*values, backward=True, what=f"gradient of {what}")
 
 
 # ---- what lies under a hole, or under no valid window --------------------------------------------------------------
