@@ -28,7 +28,8 @@ def prepare(channels: int, side: int, settings: Settings) -> Contest:
     low_mask, skip_mask = (torch.ones_like(x[:, :1], dtype=torch.bool) for x in (low, skip))
 
     def run(threshold: int) -> Tensor:
-        before, partial_conv_upcat.MIN_SMALL_PIXELS = partial_conv_upcat.MIN_SMALL_PIXELS, threshold
+        before = partial_conv_upcat.MIN_SMALL_PIXELS
+        partial_conv_upcat.MIN_SMALL_PIXELS = dict.fromkeys(before, threshold)
         try:
             return partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias)[0]
         finally:
@@ -46,8 +47,8 @@ def prepare(channels: int, side: int, settings: Settings) -> Contest:
     )
 
 
-def rule_picks(batch: int, channels: int, side: int) -> str:
-    low = torch.empty(batch, channels, side, side, device="meta")
+def rule_picks(batch: int, channels: int, side: int, device: str | torch.device = "cpu") -> str:
+    low = torch.empty(batch, channels, side, side, device=device)
     return PHASES if partial_conv_upcat.phases_win(low) else CONCAT
 
 
@@ -64,7 +65,7 @@ def cases(settings: Settings) -> list[Case]:
             {
                 "channels": channels,
                 "small_pixels": settings.batch * side**2,
-                "rule_picks": rule_picks(settings.batch, channels, side),
+                "rule_picks": rule_picks(settings.batch, channels, side, settings.device),
             },
         )
         for channels in WIDTHS

@@ -20,16 +20,18 @@ STABLE_TORCH_LIBRARY(msa_ops, library) {
       "dilation, int groups, bool input_is_masked, "
       "bool[] needed) -> (Tensor grad_input, Tensor grad_weight, "
       "Tensor grad_bias)");
+  // phases: the form without the concatenation.
   library.def(
       "partial_conv2d_upcat_forward(Tensor low, Tensor low_mask, Tensor skip, "
       "Tensor skip_mask, Tensor weight, "
-      "Tensor? bias, int numerator, bool low_is_masked, bool skip_is_masked)"
+      "Tensor? bias, int numerator, bool low_is_masked, bool skip_is_masked, "
+      "bool phases)"
       " -> (Tensor output, Tensor new_mask, Tensor ratio)");
   library.def(
       "partial_conv2d_upcat_backward(Tensor grad_output, Tensor low, "
       "Tensor low_mask, Tensor skip, "
       "Tensor skip_mask, Tensor weight, Tensor ratio, bool "
-      "low_is_masked, bool skip_is_masked, bool[] needed)"
+      "low_is_masked, bool skip_is_masked, bool phases, bool[] needed)"
       " -> (Tensor grad_low, Tensor grad_skip, Tensor grad_weight, "
       "Tensor grad_bias)");
   library.def(

@@ -7,6 +7,7 @@ other name is taken at its word: if that backend cannot take the input, the call
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -24,14 +25,18 @@ DTYPES = {
 KERNELS: dict[str, set[str]] = {
     "cpu": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
     "cuda": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
-    "triton": {"shift_attention"},
+    "triton": {"partial_conv2d", "partial_conv2d_upcat", "shift_attention"},
 }
 OPERATORS = ("partial_conv2d", "partial_conv2d_upcat", "shift_attention")
 
+#: (operator, backend) -> what else the backend wants of the operator's arguments: the reasons against them. Called with
+#: as many of the arguments as are known.
+CONDITIONS: dict[tuple[str, str], Callable[..., list[str]]] = {}
+
 
 def preferred(op: str, tensor: torch.Tensor) -> tuple[str, ...]:
-    """The backends that ``auto`` tries, best first: on CUDA the Triton kernels for float16 and bfloat16, whose products
-    run on the tensor cores, and else the compiled kernels of the device."""
+    """The backends that ``auto`` tries, best first: on CUDA the Triton kernels for float16 and bfloat16, and else the
+    compiled kernels of the device. Measured on an H100 (docs/performance.md)."""
     if tensor.device.type == "cuda" and tensor.dtype in HALVES and op in KERNELS["triton"]:
         return "triton", "cuda"
     return (tensor.device.type,) if tensor.device.type in ("cpu", "cuda") else ()
@@ -43,7 +48,7 @@ def not_supported_reasons(op: str, backend: str, *inputs: object) -> list[str]:
     Args:
         op: name of an operator of this package, for example ``"partial_conv2d"``.
         backend: ``"auto"``, ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
-        inputs: the operator's arguments; only the tensors among them count.
+        inputs: the operator's arguments in their order, or the first of them; none: what holds for all.
 
     Raises:
         ValueError: if the operator or the backend is not known.
@@ -72,6 +77,8 @@ def not_supported_reasons(op: str, backend: str, *inputs: object) -> list[str]:
             break
     if backend == "triton" and interpreted() and any(tensor.dtype == torch.bfloat16 for tensor in tensors):
         reasons.append("Triton's interpreter cannot multiply torch.bfloat16")
+    if tensors and (op, backend) in CONDITIONS:
+        reasons += CONDITIONS[op, backend](*inputs)
     return reasons
 
 

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends, checks, native
+from . import backends, checks, native, triton_operators
 from .reference import partial_conv as reference
 
 GroupedMask = Sequence[tuple[int, Tensor]]
 
 OP = "partial_conv2d"
+TRITON_MOST_TAPS = 63  # of a window whose valid taps are the bits of one integer
 MOST_GROUPS = 16  # planes of different widths that the CUDA kernels take; more become one plane per channel
 
 
@@ -56,8 +57,9 @@ def partial_conv2d(
         stride, padding, dilation, groups: as in :func:`torch.nn.functional.conv2d`, with ``"same"`` and ``"valid"``.
         scale: ``"window"`` as above; ``"sum"`` divides by s(p) alone (checkpoints of a common community layer need it).
         input_is_masked: the caller knows that input is already 0 under every hole; the product input ⊙ mask is then
-            skipped, and so is its counterpart in the gradient: the result is that of conv(input)·E/s.
-        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; see :mod:`msa_ops.backends`.
+            skipped where it costs anything, and its counterpart in the gradient is: the result is that of
+            conv(input)·E/s.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``; see :mod:`msa_ops.backends`.
 
     Returns:
         ``(output, new_mask)``: (N, C_out, H', W') in the dtype of input, and (N, 1, H', W') in the dtype of the mask.
@@ -94,7 +96,8 @@ def partial_conv2d(
         if kernel[axis] < 1 or reach > size:
             checks.fail(OP, f"the dilated kernel's {name}, {reach}, must not exceed that of the padded input, {size}")
 
-    if backends.choose(OP, backend, input, weight, bias) == "reference":
+    chosen = backends.choose(OP, backend, input, planes, weight, bias, strides, paddings, dilations, groups)
+    if chosen == "reference":
         full = planes if entries == 1 else _one_per_channel(planes, plane_channels)
         output, new_mask = reference.partial_conv2d(
             input, full, weight, bias, strides, paddings, dilations, groups, scale == "sum", input_is_masked
@@ -104,9 +107,10 @@ def partial_conv2d(
         planes, plane_channels = _one_per_channel(planes, plane_channels), [1] * input.shape[1]
     # The kernels weigh each plane by the channels it covers, so their s is C/entries times the s of the definition.
     numerator = input.shape[1] // entries if scale == "sum" else kernel[0] * kernel[1] * input.shape[1]
-    output, new_mask, _ = torch.ops.msa_ops.partial_conv2d_forward(
-        input, planes, weight, bias, plane_channels, strides, paddings, dilations, groups, numerator, input_is_masked
-    )
+    ops = torch.ops.msa_ops
+    forward = ops.partial_conv2d_triton_forward if chosen == "triton" else ops.partial_conv2d_forward
+    arguments = input, planes, weight, bias, plane_channels
+    output, new_mask, _ = forward(*arguments, strides, paddings, dilations, groups, numerator, input_is_masked)
     return output, new_mask.to(mask_dtype)
 
 
@@ -195,11 +199,13 @@ def refuse_second_order(name: str) -> None:
 def _fake_forward(
     input, mask, weight, bias, plane_channels, stride, padding, dilation, groups, numerator, input_is_masked
 ):
-    masked = input if input_is_masked else fake_map(input, input.shape)
-    output = torch.ops.aten.convolution(masked, weight, None, stride, padding, dilation, False, [0, 0], groups)
-    planes = (output.shape[0], 1, *output.shape[2:])
+    sizes = [
+        (size + 2 * pad - d * (k - 1) - 1) // step + 1
+        for size, pad, d, k, step in zip(input.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
+    ]
+    planes = (input.shape[0], 1, *sizes)
     return (
-        output,
+        fake_map(input, (input.shape[0], weight.shape[0], *sizes), is_channels_last_call(input, weight)),
         input.new_empty(planes, dtype=torch.bool),
         input.new_empty(planes, dtype=statistics_dtype(input.dtype)),
     )
@@ -210,21 +216,39 @@ def wants_channels_last(like: Tensor) -> bool:
     return like.shape[1] > 1 and like.stride(1) == 1
 
 
-def fake_map(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """What csrc's empty_map makes."""
-    memory_format = torch.channels_last if wants_channels_last(like) else torch.contiguous_format
+def _torch_sees_channels_last(t: Tensor) -> bool:
+    """torch's own rule, which tells a 1×1 weight in channels_last from a contiguous one by strides that nothing is
+    read with."""
+    if t.stride(1) == 0:
+        return False
+    least = 0
+    for d in (1, 3, 2, 0):
+        if t.stride(d) < least or (d == 0 and least == t.stride(1)):
+            return False
+        least = t.stride(d) * t.shape[d] if t.shape[d] > 1 else t.stride(d)
+    return True
+
+
+def is_channels_last_call(input: Tensor, weight: Tensor) -> bool:
+    """The layout of a call's output and of its weight's gradient; gradients of maps have the layout of their map."""
+    return wants_channels_last(input) or _torch_sees_channels_last(weight)
+
+
+def fake_map(like: Tensor, shape: Sequence[int], channels_last: bool | None = None) -> Tensor:
+    """What csrc's empty_map makes: in the layout of `like` where none is given."""
+    channels_last = wants_channels_last(like) if channels_last is None else channels_last
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _fake_backward(
     grad_output, input, mask, weight, ratio, plane_channels, stride, padding, dilation, groups, input_is_masked, needed
 ):
-    scaled = fake_map(input, grad_output.shape)
-    masked = input if input_is_masked or not needed[1] else fake_map(input, input.shape)
-    grad_input, grad_weight, _ = torch.ops.aten.convolution_backward(
-        scaled, masked, weight, None, stride, padding, dilation, False, [0, 0], groups, [needed[0], needed[1], False]
+    return (
+        fake_map(input, input.shape) if needed[0] else None,
+        fake_map(weight, weight.shape, is_channels_last_call(input, weight)) if needed[1] else None,
+        input.new_empty(weight.shape[0]) if needed[2] else None,
     )
-    return grad_input, grad_weight, input.new_empty(weight.shape[0]) if needed[2] else None
 
 
 def _setup_context(ctx, inputs, output):
@@ -266,14 +290,38 @@ def _flops_backward(grad_shape, input_shape, mask_shape, weight_shape, *args, ou
     return (needed[0] + needed[1]) * convolution_flops(grad_shape, weight_shape)
 
 
+def triton_map_reasons(*maps: Tensor) -> list[str]:
+    """Why the Triton kernels of the partial convolution do not read these maps."""
+    reasons = []
+    if not all(map_.dim() == 4 and wants_channels_last(map_) for map_ in maps):
+        reasons.append("it reads and writes maps in channels_last only")
+    if any(map_.dim() == 4 and map_[:1].numel() >= 2**31 for map_ in maps):
+        reasons.append("it counts the elements of a sample in 32 bits")
+    return reasons
+
+
+def _triton_reasons(input, mask=None, weight=None, bias=None, stride=1, padding=0, dilation=1, groups=1, *_) -> list:
+    reasons = triton_map_reasons(input)
+    if groups != 1:
+        reasons.append("it has no groups")
+    if isinstance(mask, Sequence) or (mask is not None and mask.shape[1] != 1 and mask.stride(1) != 0):
+        reasons.append("it takes masks of one plane")
+    if weight is not None and weight[0, 0].numel() > TRITON_MOST_TAPS:
+        reasons.append(f"it has no windows of more than {TRITON_MOST_TAPS} taps")
+    return reasons
+
+
 def _register() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
-    torch.library.register_fake("msa_ops::partial_conv2d_forward", _fake_forward)
+    triton_operators.define("partial_conv2d_triton_forward", "partial_conv2d_forward", "partial_conv", "conv_forward")
+    backends.CONDITIONS[OP, "triton"] = _triton_reasons
+    for name in ("partial_conv2d_forward", "partial_conv2d_triton_forward"):
+        torch.library.register_fake(f"msa_ops::{name}", _fake_forward)
+        torch.library.register_autograd(f"msa_ops::{name}", _backward, setup_context=_setup_context)
+        register_flop_formula(getattr(torch.ops.msa_ops, name))(_flops_forward)
     torch.library.register_fake("msa_ops::partial_conv2d_backward", _fake_backward)
-    torch.library.register_autograd("msa_ops::partial_conv2d_forward", _backward, setup_context=_setup_context)
     refuse_second_order("partial_conv2d_backward")
-    register_flop_formula(torch.ops.msa_ops.partial_conv2d_forward)(_flops_forward)
     register_flop_formula(torch.ops.msa_ops.partial_conv2d_backward)(_flops_backward)
 
 

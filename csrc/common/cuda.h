@@ -15,6 +15,7 @@ namespace msa {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 132 * 32;  // grid-stride loops do the rest; a few waves on the largest chips
+constexpr int64_t kChipBlocks = 132 * 4;  // that the largest chips hold at once
 
 inline cudaStream_t current_stream(const Tensor& t) {
   void* stream = nullptr;

@@ -71,10 +71,29 @@ View<T> view(const Tensor& t) {
 // The one rule for the layout of maps: channels_last where the channel of `like` is its fastest dimension.
 inline bool wants_channels_last(const Tensor& like) { return like.stride(1) == 1 && like.size(1) > 1; }
 
-// An uninitialised map (N, C, H, W) in the layout of `like`.
-inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+// An uninitialised map (N, C, H, W) with the dtype and device of `like`.
+inline Tensor empty_map(const Tensor& like, bool channels_last, int64_t n, int64_t c, int64_t h, int64_t w) {
   return torch::stable::empty(Ints{n, c, h, w}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              wants_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// The same in the layout of `like`.
+inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return empty_map(like, wants_channels_last(like), n, c, h, w);
+}
+
+inline Tensor empty_map_like(const Tensor& t) { return empty_map(t, t.size(0), t.size(1), t.size(2), t.size(3)); }
+
+// Whether torch takes these strides for channels_last. Unlike wants_channels_last it tells a 1x1 weight in
+// channels_last from a contiguous one, by strides that nothing is read with.
+inline bool torch_sees_channels_last(const Tensor& t) {
+  if (t.stride(1) == 0) return false;
+  int64_t least = 0;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.stride(d) < least || (d == 0 && least == t.stride(1))) return false;
+    least = t.size(d) > 1 ? t.stride(d) * t.size(d) : t.stride(d);
+  }
+  return true;
 }
 
 // Whether a copy made by empty_map would have exactly these strides. (Those of dimensions of size 1 count: by them
@@ -84,6 +103,21 @@ inline bool is_laid_out_as_its_copy(const Tensor& t) {
   if (t.stride(0) != c * h * w) return false;
   if (wants_channels_last(t)) return t.stride(2) == w * c && t.stride(3) == c;
   return t.stride(1) == h * w && t.stride(2) == w && t.stride(3) == 1;
+}
+
+// The map in the given layout. A library's convolution chooses the layout of its results by rules that differ between
+// versions and devices (those for a map of one pixel, say); ours are promised, so that fake tensors can know them. A
+// copy is made only where the two differ, which no ordinary call does.
+inline Tensor laid_out(const Tensor& t, bool channels_last) {
+  if (!t.defined()) return t;
+  const int64_t n = t.size(0), c = t.size(1), h = t.size(2), w = t.size(3);
+  const auto is = [&](int64_t d, int64_t stride) { return t.size(d) <= 1 || t.stride(d) == stride; };
+  const bool fits = channels_last ? is(0, c * h * w) && is(1, 1) && is(2, w * c) && is(3, c)
+                                  : is(0, c * h * w) && is(1, h * w) && is(2, w) && is(3, 1);
+  if (fits && n * c * h * w > 0) return t;
+  Tensor copy = empty_map(t, channels_last, n, c, h, w);
+  torch::stable::copy_(copy, t);
+  return copy;
 }
 
 // An uninitialised contiguous tensor on the device of `like`.
@@ -166,6 +200,20 @@ void dispatch_floating(ScalarType dtype, const char* where, const F& f) {
       return f(BFloat16());
     default:
       STD_TORCH_CHECK(false, "msa_ops::", where, ": input must be float64, float32, float16 or bfloat16");
+  }
+}
+
+// Calls f with an unsigned integer as wide as the element, for what only moves elements or clears them: zero is all
+// zero bits in every dtype.
+template <typename F>
+void dispatch_bits(int64_t element_size, const F& f) {
+  switch (element_size) {
+    case 2:
+      return f(uint16_t());
+    case 4:
+      return f(uint32_t());
+    default:
+      return f(uint64_t());
   }
 }
 

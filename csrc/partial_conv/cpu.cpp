@@ -5,8 +5,9 @@
 #include "../common/clones.h"
 #include "../common/parallel.h"
 #include "cpu_convolution.h"
+#include "cpu_decoder.h"
 #include "cpu_epilogue.h"
-#include "operators.h"
+#include "operators_upcat.h"
 
 namespace msa::partial_conv {
 namespace {
@@ -113,58 +114,6 @@ void select_map(const View<const T>& src, const View<const bool>& mask, const In
   });
 }
 
-// ---- decoder weights --------------------
-
-// phases[block 2a+b][u][v] = Σ of the 3x3 taps that fall on row u and column v of the small map.
-template <typename T>
-void phase_weight_sum(const View<const T>& weight, const View<T>& phases) {
-  using R = Accumulator<T>;
-  parallel_rows(weight.n, 16 * weight.c, [&](int64_t o) {
-    for (int64_t block = 0; block < 4; ++block)
-      for (int64_t u = 0; u < 2; ++u)
-        for (int64_t v = 0; v < 2; ++v) {
-          const T* taps[4];
-          int count = 0;
-          for (int64_t ky = 0; ky < 3; ++ky)
-            for (int64_t kx = 0; kx < 3; ++kx)
-              if (phase_tap(block / 2, ky) == u && phase_tap(block % 2, kx) == v)
-                taps[count++] = weight.data + o * weight.sn + ky * weight.sh + kx * weight.sw;
-          T* __restrict out = phases.data + (block * weight.n + o) * phases.sn + u * phases.sh + v * phases.sw;
-          const auto sum_taps = [&](auto known_count) {
-            for (int64_t i = 0; i < weight.c; ++i) {
-              R sum = R(0);
-              for (int t = 0; t < known_count; ++t) sum += static_cast<R>(taps[t][i * weight.sc]);
-              out[i * phases.sc] = static_cast<T>(sum);
-            }
-          };
-          if (count == 1) sum_taps(std::integral_constant<int, 1>());
-          if (count == 2) sum_taps(std::integral_constant<int, 2>());
-          if (count == 4) sum_taps(std::integral_constant<int, 4>());
-        }
-  });
-}
-
-// The transpose: every 3x3 tap gathers the gradient of the four phase taps it was summed into.
-template <typename T>
-void fold_phase_gradient(const View<const T>& phases, const View<T>& grad) {
-  using R = Accumulator<T>;
-  parallel_rows(grad.n, 9 * grad.c, [&](int64_t o) {
-    for (int64_t ky = 0; ky < 3; ++ky)
-      for (int64_t kx = 0; kx < 3; ++kx) {
-        const T* taps[4];
-        for (int64_t block = 0; block < 4; ++block)
-          taps[block] = phases.data + (block * grad.n + o) * phases.sn + phase_tap(block / 2, ky) * phases.sh +
-                        phase_tap(block % 2, kx) * phases.sw;
-        T* __restrict out = grad.data + o * grad.sn + ky * grad.sh + kx * grad.sw;
-        for (int64_t i = 0; i < grad.c; ++i) {
-          const int64_t at = i * phases.sc;
-          out[i * grad.sc] = static_cast<T>((static_cast<R>(taps[0][at]) + static_cast<R>(taps[1][at])) +
-                                            (static_cast<R>(taps[2][at]) + static_cast<R>(taps[3][at])));
-        }
-      }
-  });
-}
-
 // ---- the interface that operators.h calls --------------------
 
 struct CpuKernels : OwnConvolution {
@@ -172,17 +121,21 @@ struct CpuKernels : OwnConvolution {
     explicit Guard(const Tensor&) {}
   };
 
-  static void count_valid(const Tensor& mask, const Ints& plane_channels, Tensor& counts) {
+  static void window_ratios(const Tensor& mask, const Ints& plane_channels, const Window& window, int64_t numerator,
+                            Tensor& ratio, Tensor& new_mask) {
     const auto m = view<const bool>(mask);
+    Tensor counts = empty_on(mask, {m.n, 1, m.h, m.w}, ScalarType::Int);
     int32_t* out = static_cast<int32_t*>(counts.mutable_data_ptr());
     parallel_rows(m.n * m.h, m.w * m.c,
                   [&](int64_t row) { count_row(m, plane_channels, row / m.h, row % m.h, out + row * m.w); });
+    ratios_of_counts(counts, window, numerator, ratio, new_mask);
   }
 
-  static void count_valid_upcat(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
-                                int64_t skip_channels, Tensor& counts) {
+  static void window_ratios_upcat(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
+                                  int64_t skip_channels, int64_t numerator, Tensor& ratio, Tensor& new_mask) {
     const auto low = view<const bool>(low_mask);
     const auto skip = view<const bool>(skip_mask);
+    Tensor counts = empty_on(skip_mask, {skip.n, 1, skip.h, skip.w}, ScalarType::Int);
     int32_t* out = static_cast<int32_t*>(counts.mutable_data_ptr());
     const int32_t low_weight = static_cast<int32_t>(low_channels);
     const int32_t skip_weight = static_cast<int32_t>(skip_channels);
@@ -193,25 +146,7 @@ struct CpuKernels : OwnConvolution {
       for (int64_t x = 0; x < skip.w; ++x)
         out[row * skip.w + x] = low_weight * from_low[x / 2 * low.sw] + skip_weight * from_skip[x * skip.sw];
     });
-  }
-
-  static void window_ratios(const Tensor& counts, const Window& window, int64_t numerator, Tensor& ratio,
-                            Tensor& new_mask) {
-    const auto in = view<const int32_t>(counts);
-    const int64_t out_h = ratio.size(2), out_w = ratio.size(3);
-    bool* valid = static_cast<bool*>(new_mask.mutable_data_ptr());
-    const auto run = [&](auto* ratios) {
-      parallel_rows(in.n * out_h, in.w * window.kernel_h, [&](int64_t row) {
-        std::vector<int32_t> columns(in.w + 2 * window.padding_w + out_w, 0);
-        window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(), ratios + row * out_w,
-                         valid + row * out_w);
-      });
-    };
-    if (ratio.scalar_type() == ScalarType::Double) {
-      run(static_cast<double*>(ratio.mutable_data_ptr()));
-    } else {
-      run(static_cast<float*>(ratio.mutable_data_ptr()));
-    }
+    ratios_of_counts(counts, {3, 3, 1, 1, 1, 1, 1, 1}, numerator, ratio, new_mask);
   }
 
   // On the CPU a look at the mask costs next to nothing, and deep in a network every mask is all valid.
@@ -230,18 +165,32 @@ struct CpuKernels : OwnConvolution {
 
   static void select(const Tensor& src, const Tensor& mask, const Ints& plane_channels, Tensor& dst) {
     const auto m = view<const bool>(mask);
-    const auto run = [&](auto bits) {
+    dispatch_bits(src.element_size(), [&](auto bits) {
       using T = decltype(bits);
       select_map<T>(view<const T>(src), m, plane_channels, view<T>(dst));
-    };
-    switch (src.element_size()) {
-      case 2:
-        return run(uint16_t());
-      case 4:
-        return run(uint32_t());
-      default:
-        return run(uint64_t());
-    }
+    });
+  }
+
+  static void clear(Tensor& map, const Tensor& mask, const Ints& plane_channels) {
+    select(map, mask, plane_channels, map);
+  }
+
+  static void concatenate(const Masked& low, const Masked& skip, Tensor& image) {
+    dispatch_bits(image.element_size(), [&](auto bits) {
+      using T = decltype(bits);
+      concatenate_maps<T>(part<const T>(low.map, low.mask), part<const T>(skip.map, skip.mask), view<T>(image));
+    });
+  }
+
+  // Fills the gradients that are defined.
+  static void divide_concatenation(const Tensor& grad, const Tensor* low_mask, const Tensor* skip_mask,
+                                   Tensor& grad_low, Tensor& grad_skip) {
+    dispatch_floating(grad.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+      using T = decltype(type);
+      const auto from = view<const T>(grad);
+      if (grad_low.defined()) sum_upsampled<T>(from, part<T>(grad_low, low_mask));
+      if (grad_skip.defined()) copy_skip<T>(from, part<T>(grad_skip, skip_mask));
+    });
   }
 
   static void scale_and_shift(Tensor& map, const Tensor& ratio, const std::optional<Tensor>& bias) {
@@ -260,10 +209,14 @@ struct CpuKernels : OwnConvolution {
     });
   }
 
-  static void scale(const Tensor& grad, const Tensor& ratio, Tensor& scaled) {
+  // grad · ratio into `scaled`, and its sum over the valid positions into `grad_bias`: those that are defined.
+  static void epilogue_backward(const Tensor& grad, const Tensor& ratio, Tensor& scaled, Tensor& grad_bias) {
     dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
       using T = decltype(type);
-      fill_map<T>(view<T>(scaled), ScaledGradient<T>{view<const T>(grad), data<Accumulator<T>>(ratio)});
+      const auto from = view<const T>(grad);
+      const auto* r = data<Accumulator<T>>(ratio);
+      if (scaled.defined()) fill_map<T>(view<T>(scaled), ScaledGradient<T>{from, r});
+      if (grad_bias.defined()) bias_gradient_sum<T>(from, r, static_cast<T*>(grad_bias.mutable_data_ptr()));
     });
   }
 
@@ -274,28 +227,55 @@ struct CpuKernels : OwnConvolution {
     });
   }
 
-  static Tensor bias_gradient(const Tensor& grad, const Tensor& ratio) {
-    Tensor result = empty_on(grad, {grad.size(1)}, grad.scalar_type());
-    dispatch_floating(grad.scalar_type(), "partial_conv2d", [&](auto type) {
-      using T = decltype(type);
-      bias_gradient_sum<T>(view<const T>(grad), data<Accumulator<T>>(ratio),
-                           static_cast<T*>(result.mutable_data_ptr()));
-    });
-    return result;
-  }
-
-  static void phase_weight(const Tensor& weight, Tensor& phases) {
+  // The weights of the phases, and of the skip's channels (read in place).
+  static std::pair<Tensor, Tensor> decoder_weights(const Tensor& weight, const Tensor& low, bool) {
+    Tensor phases = empty_map(low, 4 * weight.size(0), low.size(1), 2, 2);
     dispatch_floating(weight.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
       using T = decltype(type);
-      phase_weight_sum<T>(view<const T>(weight), view<T>(phases));
+      phase_weight_sum<T>(view<const T>(channels_of(weight, 0, low.size(1))), view<T>(phases));
     });
+    return {phases, channels_of(weight, low.size(1), weight.size(1) - low.size(1))};
   }
 
-  static void fold_phase_weight(const Tensor& phases, Tensor& grad) {
-    dispatch_floating(grad.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
+  static void fold_decoder_weights(const Tensor& grad_phases, const Tensor& grad_skip, Tensor& grad_weight) {
+    const int64_t low_channels = grad_phases.size(1);
+    Tensor low_part = channels_of(grad_weight, 0, low_channels);
+    Tensor skip_part = channels_of(grad_weight, low_channels, grad_skip.size(1));
+    dispatch_floating(grad_weight.scalar_type(), "partial_conv2d_upcat", [&](auto type) {
       using T = decltype(type);
-      fold_phase_gradient<T>(view<const T>(phases), view<T>(grad));
+      fold_phase_gradient<T>(view<const T>(grad_phases), view<T>(low_part));
     });
+    torch::stable::copy_(skip_part, grad_skip);
+  }
+
+ private:
+  static Tensor channels_of(const Tensor& weight, int64_t start, int64_t length) {
+    Tensor whole = weight;
+    return torch::stable::narrow(whole, 1, start, length);
+  }
+
+  template <typename T>
+  static MaskedView<T> part(const Tensor& map, const Tensor* mask) {
+    return {view<T>(map), mask != nullptr ? std::optional(view<const bool>(*mask)) : std::nullopt};
+  }
+
+  static void ratios_of_counts(const Tensor& counts, const Window& window, int64_t numerator, Tensor& ratio,
+                               Tensor& new_mask) {
+    const auto in = view<const int32_t>(counts);
+    const int64_t out_h = ratio.size(2), out_w = ratio.size(3);
+    bool* valid = static_cast<bool*>(new_mask.mutable_data_ptr());
+    const auto run = [&](auto* ratios) {
+      parallel_rows(in.n * out_h, in.w * window.kernel_h, [&](int64_t row) {
+        std::vector<int32_t> columns(in.w + 2 * window.padding_w + out_w, 0);
+        window_ratio_row(in, window, numerator, row / out_h, row % out_h, out_w, columns.data(), ratios + row * out_w,
+                         valid + row * out_w);
+      });
+    };
+    if (ratio.scalar_type() == ScalarType::Double) {
+      run(static_cast<double*>(ratio.mutable_data_ptr()));
+    } else {
+      run(static_cast<float*>(ratio.mutable_data_ptr()));
+    }
   }
 };
 

@@ -138,10 +138,15 @@ class Winograd {
         transform_inputs(block, scratch.inputs.data);
         deal_out(slots_.count(), [&](int64_t s) {
           const Matrix<R> sum = taps_of(taps_gradient, s);
-          const Buffer<R> product(first_block ? 0 : sum.rows * sum.columns);
-          const Matrix<R> term{first_block ? sum.data : product.data, sum.rows, sum.columns};
-          multiply(transposed(outputs_of(scratch, block, s)), inputs_of(scratch, block, s), term);
-          if (!first_block) add_to(sum.data, term.data, sum.rows * sum.columns);
+          const auto outputs = outputs_of(scratch, block, s), inputs = inputs_of(scratch, block, s);
+          const Buffer<R> product(first_block && block.tiles() <= kTilesPerSum ? 0 : sum.rows * sum.columns);
+          for (int64_t first = 0; first < block.tiles(); first += kTilesPerSum) {
+            const int64_t tiles = std::min(kTilesPerSum, block.tiles() - first);
+            const bool is_first = first_block && first == 0;
+            const Matrix<R> term{is_first ? sum.data : product.data, sum.rows, sum.columns};
+            multiply(transposed(outputs.part(first, tiles)), inputs.part(first, tiles), term);
+            if (!is_first) add_to(sum.data, term.data, sum.rows * sum.columns);
+          }
         });
         first_block = false;
       }
@@ -184,6 +189,8 @@ class Winograd {
   // A block's V and M stay in the last cache, but a product of too few tiles spends its time on copies of U. The number
   // of threads has no say in it: it would show in the rounding.
   static constexpr int64_t kBlockBytes = 4 << 20, kLeastTilesPerBlock = 128, kMostTilesPerProduct = 512;
+  // The weight's gradient sums over tiles: so many at a time, because a long sum rounds more than a sum of short ones.
+  static constexpr int64_t kTilesPerSum = 64;
 
   int64_t tiles_h() const { return (h_ + 1) / 2; }
   int64_t tiles_w() const { return (w_ + 1) / 2; }

@@ -1,6 +1,6 @@
 // Host side of the partial convolution, the same for every device: check, allocate, launch kernels around the library's
 // convolution, or hand over to the device's own. `Kernels` supplies both; its functions are listed where they are
-// called.
+// called. (operators_upcat.h has the decoder form.)
 #pragma once
 
 #include "../common/tensor.h"
@@ -84,6 +84,12 @@ struct LibraryConvolution {
   static void refuse() { STD_TORCH_CHECK(false, "msa_ops: this device has no convolution of its own"); }
 };
 
+// The layout of a call's output and of its weight's gradient, as torch's convolutions choose it in all but odd cases.
+// Gradients of maps have the layout of their map.
+inline bool is_channels_last_call(const Tensor& input, const Tensor& weight) {
+  return wants_channels_last(input) || torch_sees_channels_last(weight);
+}
+
 // The fused partial convolution of Eqs. 1-5.
 template <class Kernels>
 struct PartialConv {
@@ -101,22 +107,12 @@ struct PartialConv {
 
     Tensor ratio = empty_on(input, {n, 1, h, w}, accumulator_dtype(input.scalar_type()));
     Tensor new_mask = empty_on(input, {n, 1, h, w}, ScalarType::Bool);
-    if (ratio.numel() > 0) {
-      Tensor counts = empty_on(input, {n, 1, input.size(2), input.size(3)}, ScalarType::Int);
-      Kernels::count_valid(mask, plane_channels, counts);
-      Kernels::window_ratios(counts, window, numerator, ratio, new_mask);
-    }
-    const bool is_ours = Kernels::takes(input, weight, window, groups);
-    const bool reads_mask = is_ours && plane_channels.size() == 1 && !input_is_masked;
+    if (ratio.numel() > 0) Kernels::window_ratios(mask, plane_channels, window, numerator, ratio, new_mask);
+    const Call call{window, groups, Kernels::takes(input, weight, window, groups),
+                    is_channels_last_call(input, weight)};
+    const bool reads_mask = call.is_ours && plane_channels.size() == 1 && !input_is_masked;
     const Tensor masked = reads_mask ? input : select(input, mask, plane_channels, input_is_masked);
-    if (is_ours) {
-      Tensor output = empty_map(input, n, weight.size(0), h, w);
-      Kernels::convolve({masked, reads_mask ? &mask : nullptr}, weight, window, ratio, bias, output);
-      return {output, new_mask, ratio};
-    }
-    Tensor output = convolution(masked, weight, stride, padding, dilation, groups);
-    if (output.numel() > 0) Kernels::scale_and_shift(output, ratio, bias);
-    return {output, new_mask, ratio};
+    return {convolve(call, {masked, reads_mask ? &mask : nullptr}, weight, ratio, bias), new_mask, ratio};
   }
 
   // Gradients of input, weight and bias; those not in `needed` come back undefined.
@@ -128,26 +124,64 @@ struct PartialConv {
     check_map(grad_output, input, where, "grad_output");
     const Window window = window_of(input, weight, stride, padding, dilation, where);
     check_gradient(grad_output, ratio, input.size(0), weight.size(0), window.output_h(input.size(2)),
-                   window.output_w(input.size(3)), needed, where);
+                   window.output_w(input.size(3)), where);
+    STD_TORCH_CHECK(needed.size() == 3, "msa_ops::", where, ": needed must hold three flags");
     const typename Kernels::Guard guard(input);
 
-    Tensor grad_input, grad_weight;
-    if (needed[0] || needed[1]) {
-      const bool is_ours = Kernels::takes(input, weight, window, groups);
-      const bool reads_mask = is_ours && plane_channels.size() == 1 && !input_is_masked;
-      const Tensor masked = needed[1] && !reads_mask ? select(input, mask, plane_channels, input_is_masked) : input;
-      if (is_ours) {
-        if (needed[0]) grad_input = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
-        if (needed[1]) grad_weight = empty_map(input, weight.size(0), weight.size(1), weight.size(2), weight.size(3));
-        Kernels::convolve_backward(grad_output, {masked, reads_mask ? &mask : nullptr}, weight, window, ratio,
-                                   grad_input, grad_weight);
-      } else {
-        std::tie(grad_input, grad_weight) = convolution_backward(
-            scale(grad_output, ratio, input), masked, weight, stride, padding, dilation, groups, needed[0], needed[1]);
-      }
-      if (needed[0] && !reads_mask) select_in_place(grad_input, mask, plane_channels, input_is_masked);
+    const Call call{window, groups, Kernels::takes(input, weight, window, groups),
+                    is_channels_last_call(input, weight)};
+    const bool reads_mask = call.is_ours && plane_channels.size() == 1 && !input_is_masked;
+    const bool needs_masked = needed[1] && !reads_mask;
+    const Tensor masked = needs_masked ? select(input, mask, plane_channels, input_is_masked) : input;
+    Outputs grads = convolve_backward(call, grad_output, {masked, reads_mask ? &mask : nullptr}, weight, ratio,
+                                      wants_channels_last(input), needed);
+    Tensor& grad_input = std::get<0>(grads);
+    if (needed[0] && !reads_mask && !input_is_masked && grad_input.numel() > 0)
+      Kernels::clear(grad_input, mask, plane_channels);
+    return grads;
+  }
+
+  // How one convolution runs: by our own code or the library's, and the layout that is_channels_last_call promises.
+  struct Call {
+    Window window;
+    int64_t groups;
+    bool is_ours, channels_last;
+  };
+
+  // Eqs. 1 and 2. Without a mask the map is 0 in its holes; with one our own convolution reads it as such.
+  static Tensor convolve(const Call& call, const Masked& input, const Tensor& weight, const Tensor& ratio,
+                         const std::optional<Tensor>& bias) {
+    const Window& k = call.window;
+    if (call.is_ours) {
+      Tensor output = empty_map(input.map, ratio.size(0), weight.size(0), ratio.size(2), ratio.size(3));
+      Kernels::convolve(input, weight, k, ratio, bias, output);
+      return output;
     }
-    return {grad_input, grad_weight, needed[2] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
+    Tensor output = laid_out(convolution(input.map, weight, strides(k), paddings(k), dilations(k), call.groups),
+                             call.channels_last);
+    if (output.numel() > 0) Kernels::scale_and_shift(output, ratio, bias);
+    return output;
+  }
+
+  // Gradients of the map (not yet 0 in its holes, unless a mask comes along), weight and bias.
+  static Outputs convolve_backward(const Call& call, const Tensor& grad_output, const Masked& input,
+                                   const Tensor& weight, const Tensor& ratio, bool map_channels_last,
+                                   const std::vector<bool>& needed) {
+    const Tensor& map = input.map;
+    const Window& k = call.window;
+    Tensor grad_input, grad_weight, grad_bias, scaled;
+    if (call.is_ours) {
+      if (needed[0]) grad_input = empty_map_like(map);
+      if (needed[1]) grad_weight = empty_map(map, weight.size(0), weight.size(1), weight.size(2), weight.size(3));
+      if (needed[0] || needed[1])
+        Kernels::convolve_backward(grad_output, input, weight, k, ratio, grad_input, grad_weight);
+      return {grad_input, grad_weight, needed[2] ? epilogue_backward(grad_output, ratio, scaled, true) : Tensor()};
+    }
+    if (needed[0] || needed[1]) scaled = scaled_like(grad_output, map_channels_last);
+    grad_bias = epilogue_backward(grad_output, ratio, scaled, needed[2]);
+    std::tie(grad_input, grad_weight) = convolution_backward(scaled, map, weight, strides(k), paddings(k), dilations(k),
+                                                             call.groups, needed[0], needed[1]);
+    return {laid_out(grad_input, map_channels_last), laid_out(grad_weight, call.channels_last), grad_bias};
   }
 
   // x ⊙ m: the one product of the input's size that the operator makes, and only where it changes something.
@@ -155,34 +189,39 @@ struct PartialConv {
     if (is_masked) return input;
     // Only where the copy would not differ in layout, so that shapes and strides never depend on the mask's values.
     if (is_laid_out_as_its_copy(input) && Kernels::known_all_valid(mask)) return input;
-    Tensor masked = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3));
+    Tensor masked = empty_map_like(input);
     if (input.numel() > 0) Kernels::select(input, mask, plane_channels, masked);
     return masked;
   }
 
-  static void select_in_place(Tensor& grad, const Tensor& mask, const Ints& plane_channels, bool is_masked) {
-    if (!is_masked && grad.numel() > 0) Kernels::select(grad, mask, plane_channels, grad);
+  // An uninitialised map for dL/d(convolution) = grad_output · ratio.
+  static Tensor scaled_like(const Tensor& grad_output, bool channels_last) {
+    return empty_map(grad_output, channels_last, grad_output.size(0), grad_output.size(1), grad_output.size(2),
+                     grad_output.size(3));
   }
 
-  // dL/d(convolution) = grad_output · ratio, in the layout of the forward's maps.
-  static Tensor scale(const Tensor& grad_output, const Tensor& ratio, const Tensor& layout) {
-    Tensor scaled =
-        empty_map(layout, grad_output.size(0), grad_output.size(1), grad_output.size(2), grad_output.size(3));
-    if (scaled.numel() > 0) Kernels::scale(grad_output, ratio, scaled);
-    return scaled;
+  // Fills `scaled` where it is defined, and returns the bias' gradient where it is needed: one pass over grad_output.
+  static Tensor epilogue_backward(const Tensor& grad_output, const Tensor& ratio, Tensor& scaled, bool needs_bias) {
+    Tensor grad_bias = needs_bias ? empty_on(grad_output, {grad_output.size(1)}, grad_output.scalar_type()) : Tensor();
+    if (needs_bias || (scaled.defined() && scaled.numel() > 0))
+      Kernels::epilogue_backward(grad_output, ratio, scaled, grad_bias);
+    return grad_bias;
   }
 
   static void check_gradient(const Tensor& grad_output, const Tensor& ratio, int64_t n, int64_t c, int64_t h, int64_t w,
-                             const std::vector<bool>& needed, const char* where) {
+                             const char* where) {
     STD_TORCH_CHECK(has_shape(grad_output, {n, c, h, w}) && has_shape(ratio, {n, 1, h, w}) && ratio.is_contiguous() &&
                         ratio.scalar_type() == accumulator_dtype(grad_output.scalar_type()) &&
                         ratio.device() == grad_output.device(),
                     "msa_ops::", where, ": grad_output and ratio must be those of the forward, got ",
                     shape_of(grad_output), " and ", shape_of(ratio));
-    STD_TORCH_CHECK(needed.size() == 3, "msa_ops::", where, ": needed must hold three flags");
   }
 
  private:
+  static Ints strides(const Window& k) { return {k.stride_h, k.stride_w}; }
+  static Ints paddings(const Window& k) { return {k.padding_h, k.padding_w}; }
+  static Ints dilations(const Window& k) { return {k.dilation_h, k.dilation_w}; }
+
   static void check(const Tensor& input, const Tensor& mask, const Tensor& weight, const Ints& plane_channels,
                     int64_t groups, const char* where) {
     check_floating(input, where);
@@ -203,130 +242,5 @@ struct PartialConv {
                     ", got ", covered);
   }
 };
-
-// The partial convolution of cat(nearest_up2(low), skip), kernel 3, stride 1, padding 1, with neither built.
-template <class Kernels>
-struct PartialConvUpcat {
-  using Base = PartialConv<Kernels>;
-  inline static const Ints one{1, 1};
-
-  // low (N,C1,h,w), skip (N,C2,2h,2w), masks (N,1,·,·) bool, weight (O,C1+C2,3,3). Returns as PartialConv::forward.
-  static Outputs forward(Tensor low, Tensor low_mask, Tensor skip, Tensor skip_mask, Tensor weight,
-                         std::optional<Tensor> bias, int64_t numerator, bool low_is_masked, bool skip_is_masked) {
-    const char* where = "partial_conv2d_upcat_forward";
-    check(low, low_mask, skip, skip_mask, weight, where);
-    check_bias(bias, weight, where);
-    const typename Kernels::Guard guard(low);
-    const int64_t n = skip.size(0), h = skip.size(2), w = skip.size(3);
-
-    Tensor ratio = empty_on(skip, {n, 1, h, w}, accumulator_dtype(skip.scalar_type()));
-    Tensor new_mask = empty_on(skip, {n, 1, h, w}, ScalarType::Bool);
-    if (ratio.numel() > 0) {
-      Tensor counts = empty_on(skip, {n, 1, h, w}, ScalarType::Int);
-      Kernels::count_valid_upcat(low_mask, low.size(1), skip_mask, skip.size(1), counts);
-      Kernels::window_ratios(counts, {3, 3, 1, 1, 1, 1, 1, 1}, numerator, ratio, new_mask);
-    }
-    if (Kernels::takes_upcat(low, skip, weight)) {
-      Tensor output = empty_map(skip, n, weight.size(0), h, w);
-      Kernels::convolve_upcat({low, low_is_masked ? nullptr : &low_mask}, {skip, skip_is_masked ? nullptr : &skip_mask},
-                              weight, ratio, bias, output);
-      return {output, new_mask, ratio};
-    }
-    const Tensor masked_low = Base::select(low, low_mask, {low.size(1)}, low_is_masked);
-    const Tensor masked_skip = Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked);
-    const Tensor phases = convolution(masked_low, phase_weight(weight, low), one, one, one, 1);
-    Tensor output = convolution(masked_skip, skip_weight(weight, low), one, one, one, 1);
-    if (output.numel() > 0) Kernels::add_phases_scale_and_shift(output, phases, ratio, bias);
-    return {output, new_mask, ratio};
-  }
-
-  // Gradients of low, skip, weight and bias; those not in `needed` come back undefined.
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_output, Tensor low, Tensor low_mask,
-                                                             Tensor skip, Tensor skip_mask, Tensor weight, Tensor ratio,
-                                                             bool low_is_masked, bool skip_is_masked,
-                                                             std::vector<bool> needed) {
-    const char* where = "partial_conv2d_upcat_backward";
-    check(low, low_mask, skip, skip_mask, weight, where);
-    check_map(grad_output, skip, where, "grad_output");
-    STD_TORCH_CHECK(needed.size() == 4, "msa_ops::", where, ": needed must hold four flags");
-    Base::check_gradient(grad_output, ratio, skip.size(0), weight.size(0), skip.size(2), skip.size(3),
-                         {true, true, true}, where);
-    const typename Kernels::Guard guard(low);
-
-    Tensor grad_low, grad_skip, grad_weight, grad_phase_weight, grad_skip_weight;
-    if (Kernels::takes_upcat_backward(low, skip, weight)) {
-      if (needed[0]) grad_low = empty_map(low, low.size(0), low.size(1), low.size(2), low.size(3));
-      if (needed[1]) grad_skip = empty_map(skip, skip.size(0), skip.size(1), skip.size(2), skip.size(3));
-      if (needed[2]) grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
-      if (needed[0] || needed[1] || needed[2])
-        Kernels::convolve_upcat_backward(grad_output, {low, low_is_masked ? nullptr : &low_mask},
-                                         {skip, skip_is_masked ? nullptr : &skip_mask}, weight, ratio, grad_low,
-                                         grad_skip, grad_weight);
-      return {grad_low, grad_skip, grad_weight, needed[3] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
-    }
-    const Tensor scaled = Base::scale(grad_output, ratio, skip);
-    if (needed[0] || needed[2]) {
-      Tensor grad_phases = empty_map(low, low.size(0), 4 * weight.size(0), low.size(2) + 1, low.size(3) + 1);
-      if (grad_phases.numel() > 0) Kernels::split_phases(scaled, grad_phases);
-      const Tensor masked = needed[2] ? Base::select(low, low_mask, {low.size(1)}, low_is_masked) : low;
-      std::tie(grad_low, grad_phase_weight) =
-          convolution_backward(grad_phases, masked, phase_weight(weight, low), one, one, one, 1, needed[0], needed[2]);
-      if (needed[0]) Base::select_in_place(grad_low, low_mask, {low.size(1)}, low_is_masked);
-    }
-    if (needed[1] || needed[2]) {
-      const Tensor masked = needed[2] ? Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked) : skip;
-      std::tie(grad_skip, grad_skip_weight) =
-          convolution_backward(scaled, masked, skip_weight(weight, low), one, one, one, 1, needed[1], needed[2]);
-      if (needed[1]) Base::select_in_place(grad_skip, skip_mask, {skip.size(1)}, skip_is_masked);
-    }
-    if (needed[2]) {
-      grad_weight = empty_map(weight, weight.size(0), weight.size(1), 3, 3);
-      Tensor low_part = weight_slice(grad_weight, 0, low.size(1));
-      Tensor skip_part = weight_slice(grad_weight, low.size(1), skip.size(1));
-      Kernels::fold_phase_weight(grad_phase_weight, low_part);
-      torch::stable::copy_(skip_part, grad_skip_weight);
-    }
-    return {grad_low, grad_skip, grad_weight, needed[3] ? Kernels::bias_gradient(grad_output, ratio) : Tensor()};
-  }
-
- private:
-  static Tensor weight_slice(const Tensor& weight, int64_t start, int64_t length) {
-    Tensor whole = weight;
-    return torch::stable::narrow(whole, 1, start, length);
-  }
-
-  static Tensor skip_weight(const Tensor& weight, const Tensor& low) {
-    return weight_slice(weight, low.size(1), weight.size(1) - low.size(1));
-  }
-
-  static Tensor phase_weight(const Tensor& weight, const Tensor& low) {
-    Tensor phases = empty_map(low, 4 * weight.size(0), low.size(1), 2, 2);
-    Kernels::phase_weight(weight_slice(weight, 0, low.size(1)), phases);
-    return phases;
-  }
-
-  static void check(const Tensor& low, const Tensor& low_mask, const Tensor& skip, const Tensor& skip_mask,
-                    const Tensor& weight, const char* where) {
-    check_floating(low, where);
-    check_map(low, low, where, "low");
-    check_map(skip, low, where, "skip");
-    check_map(weight, low, where, "weight");
-    STD_TORCH_CHECK(has_shape(skip, {low.size(0), skip.size(1), 2 * low.size(2), 2 * low.size(3)}), "msa_ops::", where,
-                    ": skip must be twice as high and wide as low, got ", shape_of(skip), " and ", shape_of(low));
-    STD_TORCH_CHECK(low.size(1) > 0 && skip.size(1) > 0 && weight.size(0) > 0 &&
-                        has_shape(weight, {weight.size(0), low.size(1) + skip.size(1), 3, 3}),
-                    "msa_ops::", where, ": weight must have shape (C_out, ", low.size(1) + skip.size(1),
-                    ", 3, 3), got ", shape_of(weight));
-    check_mask(low_mask, low, 1, where, "low_mask");
-    check_mask(skip_mask, skip, 1, where, "skip_mask");
-  }
-};
-
-// Ties a device's kernels to the schemas of library.cpp.
-#define MSA_REGISTER_PARTIAL_CONV(library, Kernels)                                                             \
-  library.impl("partial_conv2d_forward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::forward));            \
-  library.impl("partial_conv2d_backward", MSA_BOX(msa::partial_conv::PartialConv<Kernels>::backward));          \
-  library.impl("partial_conv2d_upcat_forward", MSA_BOX(msa::partial_conv::PartialConvUpcat<Kernels>::forward)); \
-  library.impl("partial_conv2d_upcat_backward", MSA_BOX(msa::partial_conv::PartialConvUpcat<Kernels>::backward))
 
 }  // namespace msa::partial_conv

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import contest as c
-from benchmarks import harness, network, operators, registry, suites, training, upcat_rule
+from benchmarks import harness, memory, network, operators, registry, suites, training, upcat_rule
 from msa_model.generator import Generator, GeneratorConfig
 
 CPU = torch.device("cpu")
@@ -147,6 +147,19 @@ def test_what_was_done_stays_where_a_run_is_cut_short(with_fakes, monkeypatch):
     assert list(json.loads(file.read_text())["suites"]) == ["first"]
 
 
+def test_what_compiles_is_made_to_without_being_measured(with_fakes, monkeypatch, capsys):
+    calls = []
+    cases = [fake("small", lambda: calls.append("other") or torch.ones(1)), fake("large", no_memory)]
+    monkeypatch.setitem(registry.SUITES, "first", suites.Suite("", lambda settings: cases))
+    assert operators.main(["--device", "cpu", "--suite", "first", "--compile-only", "the"]) == 0
+    assert calls == ["other"]
+    assert not list(with_fakes.iterdir())
+    small, large = capsys.readouterr().out.splitlines()
+    assert small.startswith("small, other, forward: 0.")
+    assert large.endswith("s, out of memory: 2.0 GiB wanted")
+    assert operators.main(["--device", "cpu", "--suite", "first", "--compile-only", "nobody"]) == 1
+
+
 # ---- whole networks, small -------------------------------------------------------------------------------------------
 
 
@@ -158,6 +171,26 @@ def test_the_generators_contestants_agree(monkeypatch):
         call, *rest = contest.contestants[c.OURS]
         contest.contestants[c.OURS] = c.Contestant(c.Call(lambda run=call.run: run() + 0.01), *rest)
         assert c.judged(contest, CPU)[c.OURS]
+
+
+def test_compiled_generators_take_part_where_asked_for_and_graphs_of_their_own_on_cuda():
+    contestants = {
+        device: network.cases(c.Settings(torch.device(device), torch.float32, {}, compiled=True))[0].contestants
+        for device in ("cpu", "cuda")
+    }
+    assert contestants["cpu"] == (c.OURS, network.REFERENCE, network.COMPILED)
+    assert contestants["cuda"] == (*contestants["cpu"], network.COMPILED_GRAPHS)
+
+
+def test_memory_is_of_one_image_whatever_the_batch(monkeypatch):
+    monkeypatch.setattr(network, "Generator", functools.partial(Generator, base_width=4, depth=4))
+    monkeypatch.setattr(memory, "SIZE", 64)
+    (case,) = memory.cases(SETTINGS)
+    record = suites.measure_case(case, SETTINGS)
+    assert (record["shape"], record["batch"]) == ("1×3×64×64", 1)
+    assert list(record["contestants"]) == [c.OURS]
+    held = record["contestants"][c.OURS][c.FORWARD]["extra_mib"] * 2**20
+    assert held >= 2 * 4 * 64 * 64  # a layer's output alone
 
 
 @pytest.fixture
@@ -182,7 +215,9 @@ def test_a_training_step_with_other_gradients_is_not_reported(small_trainer, mon
 def test_both_forms_of_the_decoders_rule_run(monkeypatch):
     seen = []
     original = upcat_rule.partial_conv_upcat.phases_win
-    monkeypatch.setattr(upcat_rule.partial_conv_upcat, "phases_win", lambda low: seen.append(original(low)) or seen[-1])
+    monkeypatch.setattr(
+        upcat_rule.partial_conv_upcat, "phases_win", lambda *call: seen.append(original(*call)) or seen[-1]
+    )
     contest = upcat_rule.prepare(4, 3, SETTINGS)
     assert not any(c.judged(contest, CPU).values())
     assert seen == [True, False]

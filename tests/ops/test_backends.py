@@ -72,7 +72,10 @@ def test_auto_takes_the_reference_where_the_kernels_are_missing(operator, monkey
 @OPERATORS
 @pytest.mark.parametrize(
     ("backend", "reason"),
-    [("cuda", "it runs on cuda tensors, got one on cpu"), ("triton", "has no triton kernels")],
+    [
+        ("cuda", "it runs on cuda tensors, got one on cpu"),
+        ("triton", "it reads and writes maps in channels_last only"),
+    ],
 )
 def test_a_named_backend_that_cannot_raises_and_never_falls_back(operator, backend, reason):
     with (
@@ -140,9 +143,14 @@ def test_auto_prefers_the_tensor_cores_for_halves_on_cuda():
         def __init__(self, dtype):
             self.dtype = dtype
 
-    for dtype, wanted in ((torch.float64, ("cuda",)), (torch.float32, ("cuda",)), (torch.float16, ("triton", "cuda"))):
-        assert backends.preferred("shift_attention", Tensor(dtype)) == wanted
-    assert backends.preferred("partial_conv2d", Tensor(torch.bfloat16)) == ("cuda",)
+    for dtype, wanted in (
+        (torch.float64, ("cuda",)),
+        (torch.float32, ("cuda",)),
+        (torch.float16, ("triton", "cuda")),
+        (torch.bfloat16, ("triton", "cuda")),
+    ):
+        for operator in backends.OPERATORS:
+            assert backends.preferred(operator, Tensor(dtype)) == wanted
     assert backends.preferred("shift_attention", torch.empty(0, device="meta")) == ()
 
 

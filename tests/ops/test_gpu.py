@@ -4,18 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msa_ops import hole_attention, partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import hole_attention, partial_conv2d, partial_conv2d_upcat
 
 from . import masks
+from .helpers import force_form
 
 pytestmark = pytest.mark.gpu
 
 SIZE = (2, 16, 24, 20)
-
-
-@pytest.fixture(autouse=True)
-def phases_at_any_size(monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
 
 
 def _on_cuda(*shape):
@@ -41,15 +37,17 @@ def _attention(backend):
 
 STEPS = {
     "partial_conv2d": lambda: _partial_conv(False),
-    "partial_conv2d_upcat": lambda: _partial_conv(True),
+    "partial_conv2d_upcat_phases": lambda: _partial_conv(True),
+    "partial_conv2d_upcat_concatenation": lambda: _partial_conv(True),
     "hole_attention": lambda: _attention("cuda"),
     "hole_attention_triton": lambda: _attention("triton"),
 }
 
 
 @pytest.fixture(params=STEPS)
-def step(request):
+def step(request, monkeypatch):
     """A forward and backward on fixed tensors; returns the outputs and the gradients."""
+    force_form(monkeypatch, "concatenation" if request.param.endswith("concatenation") else "phases")
     leaves, forward = STEPS[request.param]()
     upstream = torch.randn_like(forward()[0])
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from . import definition, masks
-from .helpers import LAYOUTS, gradients
+from .helpers import FORMS, LAYOUTS, force_form, gradients
 from .tolerances import assert_exact
 
 pytest.importorskip("hypothesis")  # a bare GPU machine may lack it
@@ -65,6 +65,7 @@ def test_partial_conv2d(native, case):
         assert_exact(got, want, what=f"gradient of {what}")
 
 
+@pytest.mark.parametrize("form", FORMS)
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     sizes=st.tuples(*[st.integers(1, 3)] * 3, *[st.integers(1, 4)] * 2, st.integers(1, 3)),
@@ -73,7 +74,7 @@ def test_partial_conv2d(native, case):
     last=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     has_bias=st.booleans(),
 )
-def test_partial_conv2d_upcat(native, sizes, share, scale, last, has_bias):
+def test_partial_conv2d_upcat(native, form, sizes, share, scale, last, has_bias):
     torch.manual_seed(sum(sizes))
     n, c1, c2, h, w, c_out = sizes
     shapes = (n, c1, h, w), (n, c2, 2 * h, 2 * w), (c_out, c1 + c2, 3, 3), (c_out,)
@@ -95,7 +96,7 @@ def test_partial_conv2d_upcat(native, sizes, share, scale, last, has_bias):
     upstream = torch.randn(exact.shape, dtype=torch.float64, device=native)
     wanted = gradients(run("reference"), upstream, *leaves)[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+        force_form(patch, form)
         output, ours = gradients(run(native), upstream, *leaves)
     assert_exact(output, exact)
     for what, got, want in zip(("low", "skip", "weight", "bias")[: len(leaves)], ours, wanted, strict=True):

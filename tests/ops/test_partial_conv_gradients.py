@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from . import masks
-from .helpers import convolutions, gradients, profiled
+from .helpers import convolutions, force_form, gradients, profiled
 from .tolerances import assert_exact
 
 WHAT = ("input", "weight", "bias")
@@ -154,7 +154,7 @@ OPERATORS = pytest.mark.parametrize("operator", ["partial_conv2d", "partial_conv
 
 @pytest.fixture(autouse=True)
 def phases_at_any_size(monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+    force_form(monkeypatch)
 
 
 @OPERATORS

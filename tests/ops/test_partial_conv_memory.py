@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from . import masks
-from .helpers import EXPANDED, LAYOUTS, allocations, ancestors, gradients, profiled
-from .tolerances import assert_exact
+from .helpers import EXPANDED, LAYOUTS, allocations, ancestors, force_form, gradients, profiled
+from .tolerances import absolute_term, assert_exact, max_error
 
 FORMATS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 
@@ -108,6 +108,10 @@ def everything(device, dtype, layout):
     return [output, *grads, decoded, *decoded_grads]
 
 
+#: Their places among the above.
+WEIGHT_GRADIENTS = 2, 7
+
+
 @FORMATS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_repeated_call_is_bitwise_equal(native, dtype, layout):
@@ -118,6 +122,8 @@ def test_a_repeated_call_is_bitwise_equal(native, dtype, layout):
 @FORMATS
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_one_thread_and_two_are_bitwise_equal(dtype, layout):
+    """But for the gradients of weights, which torch's convolution sums as its threads share the pixels on some
+    processors."""
     before, results = torch.get_num_threads(), {}
     try:
         for threads in (1, 2):
@@ -125,8 +131,11 @@ def test_one_thread_and_two_are_bitwise_equal(dtype, layout):
             results[threads] = everything("cpu", dtype, layout)
     finally:
         torch.set_num_threads(before)
-    for one, two in zip(results[1], results[2], strict=True):
-        assert torch.equal(one, two)
+    for i, (one, two) in enumerate(zip(results[1], results[2], strict=True)):
+        if i in WEIGHT_GRADIENTS:
+            assert max_error(one, two) <= 16 * absolute_term(dtype, two)
+        else:
+            assert torch.equal(one, two)
 
 
 # ---- unwritten memory ----------------------------------------------------------------------------------------------
@@ -195,7 +204,7 @@ def test_backward_copies_the_upstream_gradient_and_the_input_at_most_once(layout
 
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_upcat_builds_neither_the_upsampled_map_nor_the_concatenation(is_masked, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+    force_form(monkeypatch)
     low, skip, weight = torch.randn(2, 64, 16, 16), torch.randn(2, 8, 32, 32), torch.randn(4, 72, 3, 3)
     low_mask, skip_mask = masks.plane("mixed", 2, 16, 16), masks.plane("mixed", 2, 32, 32)
     options = {"low_is_masked": is_masked, "skip_is_masked": is_masked, "backend": "cpu"}

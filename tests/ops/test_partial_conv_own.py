@@ -421,7 +421,7 @@ def test_fake_tensors_agree(name, view, is_masked, layout):
 def test_opcheck_of_decoders(name):
     low, skip, weight, bias = make_decoder(name, torch.float32)
     forward = low, *decoder_masks(low, skip, "mixed", "mixed")[:1], skip, decoder_masks(low, skip, "mixed", "mixed")[1]
-    forward = *forward, weight, bias, 9 * weight.shape[1], False, False
+    forward = *forward, weight, bias, 9 * weight.shape[1], False, False, True
     torch.library.opcheck(OPS.partial_conv2d_upcat_forward.default, differentiable(forward))
     torch.library.opcheck(OPS.partial_conv2d_upcat_backward.default, upcat_backward_arguments(forward))
 

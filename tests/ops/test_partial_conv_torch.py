@@ -9,10 +9,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from . import masks
-from .helpers import EXPANDED, LAYOUTS, convolutions, gradients, profiled
+from .helpers import EXPANDED, FORMS, LAYOUTS, convolutions, force_form, gradients, profiled
 
 VIEWS = LAYOUTS | EXPANDED
 OPS = torch.ops.msa_ops
@@ -35,17 +35,17 @@ def backward_arguments(forward, needed=(True, True, True)):
     return torch.randn_like(output), x, mask, weight, ratio, *geometry, is_masked, list(needed)
 
 
-def upcat_arguments(low, skip, low_mask, skip_mask, layout=torch.contiguous_format):
+def upcat_arguments(low, skip, low_mask, skip_mask, layout=torch.contiguous_format, phases=True):
     channels = low.shape[1] + skip.shape[1]
     weight = torch.randn(4, channels, 3, 3, dtype=low.dtype, device=low.device).to(memory_format=layout)
     bias = torch.randn(4, dtype=low.dtype, device=low.device)
-    return low, low_mask, skip, skip_mask, weight, bias, 9 * channels, False, False
+    return low, low_mask, skip, skip_mask, weight, bias, 9 * channels, False, False, phases
 
 
 def upcat_backward_arguments(forward, needed=(True, True, True, True)):
-    low, low_mask, skip, skip_mask, weight, *_ = forward
+    low, low_mask, skip, skip_mask, weight, _, _, *flags = forward
     output, _, ratio = OPS.partial_conv2d_upcat_forward(*forward)
-    return torch.randn_like(output), low, low_mask, skip, skip_mask, weight, ratio, False, False, list(needed)
+    return torch.randn_like(output), low, low_mask, skip, skip_mask, weight, ratio, *flags, list(needed)
 
 
 def differentiable(arguments):
@@ -82,10 +82,13 @@ def test_opcheck_partial_conv2d(native, view, mask):
     torch.library.opcheck(OPS.partial_conv2d_backward.default, backward_arguments(forward))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @INPUTS
-def test_opcheck_partial_conv2d_upcat(native, view, mask):
+def test_opcheck_partial_conv2d_upcat(native, view, mask, form):
     low, skip = (VIEWS[view](torch.randn(2, c, s, s, device=native)) for c, s in ((3, 3), (2, 6)))
-    forward = upcat_arguments(low, skip, MASKS[mask](2, 3, 3).to(native), MASKS[mask](2, 6, 6).to(native))
+    forward = upcat_arguments(
+        low, skip, MASKS[mask](2, 3, 3).to(native), MASKS[mask](2, 6, 6).to(native), phases=FORMS[form]
+    )
     torch.library.opcheck(OPS.partial_conv2d_upcat_forward.default, differentiable(forward))
     torch.library.opcheck(OPS.partial_conv2d_upcat_backward.default, upcat_backward_arguments(forward))
 
@@ -152,12 +155,12 @@ def test_fake_strides_of_partial_conv2d(native, shape, view, mask, layout):
 @pytest.mark.parametrize(
     ("shape", "c2"), [((2, 4, 3, 2), 3), ((2, 1, 3, 2), 1), ((2, 4, 1, 1), 3), ((1, 1, 1, 1), 1)], ids=str
 )
-def test_fake_strides_of_partial_conv2d_upcat(native, shape, c2, view, mask, layout):
+@pytest.mark.parametrize("form", FORMS)
+def test_fake_strides_of_partial_conv2d_upcat(native, shape, c2, view, mask, layout, form):
     n, _, h, w = shape
     low, skip = (VIEWS[view](torch.randn(s, device=native)) for s in (shape, (n, c2, 2 * h, 2 * w)))
-    forward = upcat_arguments(
-        low, skip, MASKS[mask](n, h, w).to(native), MASKS[mask](n, 2 * h, 2 * w).to(native), layout
-    )
+    planes = MASKS[mask](n, h, w).to(native), MASKS[mask](n, 2 * h, 2 * w).to(native)
+    forward = upcat_arguments(low, skip, *planes, layout, FORMS[form])
     assert_fake_agrees(OPS.partial_conv2d_upcat_forward, forward)
     assert_fake_agrees(OPS.partial_conv2d_upcat_backward, upcat_backward_arguments(forward))
 
@@ -178,12 +181,19 @@ def expanded(x, mask, weight, bias):
     return partial_conv2d(x, mask.expand_as(x), weight, bias, padding=1, scale="sum", input_is_masked=True)
 
 
+def doubled(t):
+    """t, every pixel four times. (Exported by torch 2.11, repeat_interleave leaves a guard on the size.)"""
+    t = torch.stack([t, t], 4).flatten(3)
+    return torch.stack([t, t], 3).flatten(2, 3)
+
+
 def decoder(x, mask, weight, bias):
-    skip, skip_mask = (t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for t in (x[:, :1], mask))
-    return partial_conv2d_upcat(x[:, 1:], mask, skip, skip_mask, weight, bias)
+    return partial_conv2d_upcat(x[:, 1:], mask, doubled(x[:, :1]), doubled(mask), weight, bias)
 
 
 NETWORKS = [encoder, grouped, expanded, decoder]
+CALLS = [*((network, "phases") for network in NETWORKS), (decoder, "concatenation")]
+CALL_IDS = [*(network.__name__ for network in NETWORKS), "decoder_by_concatenation"]
 
 
 def sample(n, h, w, device):
@@ -209,13 +219,9 @@ def assert_equal_calls(ours, wanted, sizes, device):
         assert a.stride() == b.stride()
 
 
-@pytest.mark.parametrize(
-    ("network", "phases_from"),
-    [*((network, 0) for network in NETWORKS), (decoder, 10**9)],
-    ids=[*(network.__name__ for network in NETWORKS), "decoder_by_concatenation"],
-)
-def test_compiles_whole_and_once_for_every_size(native, network, phases_from, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", phases_from)
+@pytest.mark.parametrize(("network", "form"), CALLS, ids=CALL_IDS)
+def test_compiles_whole_and_once_for_every_size(native, network, form, monkeypatch):
+    force_form(monkeypatch, form)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(network, backend=counter, fullgraph=True, dynamic=True)
@@ -239,9 +245,9 @@ def test_inductor_gives_the_same_numbers(native):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda f: f.__name__)
-def test_exports_with_free_batch_and_size(native, network, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+@pytest.mark.parametrize(("network", "form"), CALLS, ids=CALL_IDS)
+def test_exports_with_free_batch_and_size(native, network, form, monkeypatch):
+    force_form(monkeypatch, form)
 
     class Module(torch.nn.Module):
         def forward(self, x, mask, weight, bias):
@@ -265,7 +271,7 @@ def test_exports_with_free_batch_and_size(native, network, monkeypatch):
 
 @pytest.mark.parametrize("form", ["phases", "concatenation", "partial_conv2d"])
 def test_autocast_computes_in_bfloat16_and_returns_float32_gradients(backend, device, form, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0 if form == "phases" else 10**9)
+    force_form(monkeypatch, "phases" if form == "phases" else "concatenation")
     x, mask, weight, bias = sample(2, 8, 8, device)
     low, low_mask = torch.randn(2, 2, 4, 4, device=device), mask[:, :, ::2, ::2]
     inputs = (x, weight, bias) if form == "partial_conv2d" else (low, x[:, :1], weight, bias)
@@ -311,9 +317,9 @@ def test_flops_of_a_known_call():
 @pytest.mark.parametrize(
     "wanted", [(True, True, True), (True, False, False), (False, True, False), (False, False, True)], ids=str
 )
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda f: f.__name__)
-def test_flops_are_those_of_the_convolutions_that_run(network, wanted, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
+@pytest.mark.parametrize(("network", "form"), CALLS, ids=CALL_IDS)
+def test_flops_are_those_of_the_convolutions_that_run(network, form, wanted, monkeypatch):
+    force_form(monkeypatch, form)
     x, mask, weight, bias = sample(2, 8, 6, "cpu")
     leaves = [t.requires_grad_(flag) for t, flag in zip((x, weight, bias), wanted, strict=True)]
 

@@ -6,17 +6,16 @@ import torch
 from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
 
 from . import definition, masks
-from .helpers import Operators, gradients
+from .helpers import FORMS, force_form, gradients, profiled
 from .tolerances import assert_accurate, assert_exact, assert_rounded_once
 
-THRESHOLDS = {"phases": 0, "concatenation": 10**9}
 WHAT = ("low", "skip", "weight", "bias")
 
 
-@pytest.fixture(params=THRESHOLDS)
+@pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
     """Both forms at sizes where the rule would pick one of them."""
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", THRESHOLDS[request.param])
+    force_form(monkeypatch, request.param)
     return request.param
 
 
@@ -41,17 +40,24 @@ def operator(low_mask, skip_mask, backend, **options):
 
 
 def test_the_fixture_forces_the_form(native, form):
+    """Two convolutions of parts, or one of everything."""
     low, skip, weight, bias = make(device=native)
-    with Operators() as ran:
-        partial_conv2d_upcat(low, torch.ones_like(low[:, :1]), skip, torch.ones_like(skip[:, :1]), weight, bias)
-    name = {"phases": "partial_conv2d_upcat_forward", "concatenation": "partial_conv2d_forward"}[form]
-    assert ran.names == [name]
+    planes = torch.ones_like(low[:, :1]), torch.ones_like(skip[:, :1])
+    events = profiled(lambda: partial_conv2d_upcat(low, planes[0], skip, planes[1], weight, bias))
+    ran = [event for event in events if event.name == "aten::convolution"]
+    assert len(ran) == {"phases": 2, "concatenation": 1}[form]
 
 
 @pytest.mark.parametrize(("sizes", "wins"), [((1, 1, 8, 8), True), ((1, 1, 7, 9), False), ((4, 1, 4, 4), True)])
 def test_the_rule_counts_small_pixels_of_the_whole_batch(sizes, wins, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 64)
+    monkeypatch.setitem(partial_conv_upcat.MIN_SMALL_PIXELS, "cpu", 64)
     assert partial_conv_upcat.phases_win(torch.empty(sizes)) == wins
+
+
+def test_every_device_has_its_own_threshold(native):
+    small = partial_conv_upcat.MIN_SMALL_PIXELS[native]
+    assert partial_conv_upcat.phases_win(torch.empty(1, 1, 1, small, device=native))
+    assert not partial_conv_upcat.phases_win(torch.empty(1, 1, 1, small - 1, device=native))
 
 
 # ---- the definition ------------------------------------------------------------------------------------------------

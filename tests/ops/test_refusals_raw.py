@@ -97,6 +97,7 @@ RAW_UPCAT = {
     "numerator": 45,
     "low_is_masked": False,
     "skip_is_masked": False,
+    "phases": True,
 }
 RAW_UPCAT_BACKWARD = {k: v for k, v in RAW_UPCAT.items() if k not in ("bias", "numerator")} | {
     "grad_output": t(N, C_OUT, 8, 10),
@@ -107,6 +108,12 @@ RAW_UPCAT_BACKWARD = {k: v for k, v in RAW_UPCAT.items() if k not in ("bias", "n
 RAW_UPCAT_REFUSED = {
     "skip_too_narrow": {"skip": t(N, 2, 8, 9)},
     "skip_of_other_batch": {"skip": t(1, 2, 8, 10)},
+    "low_without_rows": {
+        "low": t(N, 3, 0, 5),
+        "low_mask": t(N, 1, 0, 5).bool(),
+        "skip": t(N, 2, 0, 10),
+        "skip_mask": t(N, 1, 0, 10).bool(),
+    },
     "skip_of_other_dtype": {"skip": t(N, 2, 8, 10).half()},
     "skip_without_channels": {"skip": t(N, 0, 8, 10), "weight": t(C_OUT, 3, 3, 3)},
     "low_mask_not_bool": {"low_mask": t(N, 1, 4, 5)},

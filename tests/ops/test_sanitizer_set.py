@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import msa_ops
-from msa_ops import partial_conv_upcat
+
+from .helpers import FORMS, force_form
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,7 +17,6 @@ pytestmark = [
 @pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_stay_in_bounds(memory_format, channels, dtype, monkeypatch):
-    monkeypatch.setattr(partial_conv_upcat, "MIN_SMALL_PIXELS", 0)
     torch.manual_seed(0)
 
     def leaf(*shape):
@@ -30,8 +30,10 @@ def test_kernels_stay_in_bounds(memory_format, channels, dtype, monkeypatch):
         output.sum().backward()
     low, skip, wide = leaf(2, channels, 5, 3), leaf(2, 8, 10, 6), leaf(8, channels + 8, 3, 3)
     low_mask, skip_mask = torch.rand(2, 1, 5, 3, device="cuda") > 0.5, torch.rand(2, 1, 10, 6, device="cuda") > 0.5
-    output, _ = msa_ops.partial_conv2d_upcat(low, low_mask, skip, skip_mask, wide, bias)
-    output.sum().backward()
+    for form in FORMS:
+        force_form(monkeypatch, form)
+        output, _ = msa_ops.partial_conv2d_upcat(low, low_mask, skip, skip_mask, wide, bias)
+        output.sum().backward()
     torch.cuda.synchronize()
     for tensor in (x, weight, bias, low, skip, wide):
         assert torch.isfinite(tensor.grad).all()
