@@ -19,7 +19,7 @@ help:
 	@echo "make lint    ruff and clang-format; make format applies them"
 	@echo "make bench   CPU benchmarks, and the README's tables and plots from them"
 	@echo "make gpu     everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
-	@echo "             PART=table5, attention, … (python -m benchmarks.gpu --help): what takes longer"
+	@echo "             PART=targets: only what the targets need; attention, table5, … (python -m benchmarks.gpu --help)"
 	@echo "make cuda-check   compile every .cu for sm_80 and sm_90a and read the resource report"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.
@@ -59,6 +59,8 @@ cuda-check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.operators
+	$(BIN)/python -m benchmarks.operators --suite layers --compiled --name compiled
+	$(BIN)/python -m benchmarks.operators --suite generator --batch 1 --compiled --name inference
 	$(BIN)/python -m benchmarks.table5 --quick
 	$(BIN)/python -m benchmarks.loader --save
 	$(BIN)/python -m benchmarks.demo_weights

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import gate, harness
+from . import cuda_graphs, gate, harness
 from .harness import Timing, significant
 
 OURS = "ours"
@@ -22,6 +22,8 @@ FACTORS = {FORWARD: 2.0, BOTH: 3.0}
 FIRST_CALL_LIMIT, COMPILED_CALL_LIMIT = 60.0, 300.0
 #: Seconds after which a case's rounds in one direction end early.
 ROUNDS_LIMIT = 15.0
+#: Rounds of eager calls beside replayed ones.
+EAGER_ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,13 @@ class Truth:
 
 class Contestant(NamedTuple):
     """`truth` None: something that computes another function, shown as a floor, or is judged by the case itself.
-    `strict`: held to FACTORS; else half of the dtype's digits have to agree, for formulas that lose some."""
+    `strict`: held to FACTORS; else half of the dtype's digits have to agree, for formulas that lose some. `capture`:
+    False for one that makes CUDA graphs of its own, within which there can be no other."""
 
     call: Call
     truth: Truth | None = None
     strict: bool = True
+    capture: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Contest:
     facts: dict[str, object] = dataclasses.field(default_factory=dict)
     grad: Tensor | None = None  # the output's gradient, where BOTH is measured
     unit: str = OURS  # whose time the others' ratios are to
+    first_call_limit: float | None = None  # seconds, where they are not the settings'
 
     def leave_out(self, absent: Mapping[str, str]) -> None:
         self.contestants = {name: call for name, call in self.contestants.items() if name not in absent}
@@ -122,8 +127,11 @@ def measure(contest: Contest, settings: Settings, limit: float = ROUNDS_LIMIT, a
     contest's unit, which is ours), ``extra_mib`` (peak beyond what was held before), and where work is counted
     ``tflops`` and ``roof_share``: the achieved rate, and its share of what the measured roofs allow at the case's FLOP
     per byte.
+
+    On CUDA ``ms`` is the device's time, by a CUDA graph, where ``graph`` is true. Where it is false it is the eager
+    time, from the host, and ``not_captured`` says why. ``eager_ms`` is the eager time in either case.
     """
-    barred = judged(contest, settings.device, settings.first_call_limit)
+    barred = judged(contest, settings.device, contest.first_call_limit or settings.first_call_limit)
     record = {
         **contest.facts,
         "work": {way: dataclasses.asdict(work) for way, work in contest.work.items() if work},
@@ -137,15 +145,50 @@ def measure(contest: Contest, settings: Settings, limit: float = ROUNDS_LIMIT, a
             for name, (call, *_) in contest.contestants.items()
             if way not in barred[name]
         }
-        timing = harness.interleave(running, settings.device, settings.rounds, 0, limit, at_least)
+        timing, more = _timings(contest, way, running, settings, limit, at_least)
         for name in contest.contestants:
             entry = {"unavailable": barred[name].get(way)}
             if name in running:
-                entry = _times(timing[name], timing.get(contest.unit))
+                entry = _times(timing[name], timing.get(contest.unit)) | more[name]
                 extra = harness.peak_extra_bytes(running[name], settings.device, warm=True)
                 entry |= {"extra_mib": round(extra / 2**20, 2)} | _rate(contest.work[way], timing[name], settings.roofs)
             record["contestants"][name][way] = entry
     return record
+
+
+def _timings(
+    contest: Contest, way: str, running: Mapping[str, Callable[[], object]], settings: Settings, *limits: float
+) -> tuple[dict[str, Timing], dict[str, dict]]:
+    """Of all that take turns their times, and on CUDA what measure's record says of how they were taken."""
+    clocks = {name: functools.partial(harness.timed, run, settings.device) for name, run in running.items()}
+    if not settings.on_cuda:
+        return harness.take_turns(clocks, settings.rounds, 0, *limits), {name: {} for name in running}
+    graphs: dict[str, cuda_graphs.Graph] = {}
+    more: dict[str, dict] = {}
+    for name, run in running.items():
+        try:
+            if why := _why_not_captured(contest.contestants[name], way):
+                for _ in range(cuda_graphs.WARMUP):
+                    run()
+            else:
+                graphs[name] = cuda_graphs.captured(run, settings.device)
+        except Exception as error:
+            why = gate.reason(error)
+        more[name] = {"graph": False, "not_captured": why} if why else {"graph": True}
+    eager = harness.take_turns({name: clocks[name] for name in graphs}, min(EAGER_ROUNDS, settings.rounds), 0, *limits)
+    replays = {name: graph.milliseconds for name, graph in graphs.items()}
+    timing = harness.take_turns(clocks | replays, settings.rounds, 0, *limits)
+    for name in running:
+        more[name]["eager_ms"] = significant((eager if name in graphs else timing)[name].median)
+    for graph in graphs.values():
+        graph.free()
+    return timing, more
+
+
+def _why_not_captured(contestant: Contestant, way: str) -> str | None:
+    if way == STEP:
+        return "a training step is timed as it is run"
+    return None if contestant.capture else "it makes CUDA graphs of its own"
 
 
 def _times(timing: Timing, unit: Timing | None) -> dict[str, object]:
@@ -186,7 +229,7 @@ def judged(contest: Contest, device: torch.device, limit: float = FIRST_CALL_LIM
 
 def _right(contestant: Contestant, way: str, plain: dict[str, Tensor], exact: dict[str, Tensor], results: dict) -> bool:
     """Compares the results that both name."""
-    _, truth, strict = contestant
+    truth, strict = contestant.truth, contestant.strict
     if truth is None:
         return True
     seen = {name: truth.part(result) if truth.part else result for name, result in results.items() if name in exact}

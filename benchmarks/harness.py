@@ -7,6 +7,7 @@ contestants of a case take turns, and a case's figures are its contestants' medi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -48,13 +49,25 @@ def interleave(
 ) -> dict[str, Timing]:
     """Runs every contestant once per round, in turn, after `warmup` rounds that do not count. After `limit` seconds no
     round begins, except that `at_least` count in any case."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    clocks = {name: functools.partial(timed, run, device) for name, run in contestants.items()}
+    return take_turns(clocks, rounds, warmup, limit, at_least)
+
+
+def take_turns(
+    clocks: dict[str, Callable[[], float]],
+    rounds: int,
+    warmup: int = 0,
+    limit: float = math.inf,
+    at_least: int = 3,
+) -> dict[str, Timing]:
+    """The same of functions that run a contestant and return the milliseconds that it took."""
+    times: dict[str, list[float]] = {name: [] for name in clocks}
     begin = time.monotonic()
     for round_ in range(warmup + rounds):
         if round_ >= warmup + at_least and time.monotonic() - begin > limit:
             break
-        for name, run in contestants.items():
-            milliseconds = timed(run, device)
+        for name, clock in clocks.items():
+            milliseconds = clock()
             if round_ >= warmup:
                 times[name].append(milliseconds)
     return {name: timing_of(values) for name, values in times.items()}
@@ -139,7 +152,10 @@ def _module() -> str:
 
 
 def _commit() -> str:
-    """With -dirty where tracked code differs from it; what the benchmarks themselves write does not count."""
+    """With -dirty where tracked code differs from it; what the benchmarks themselves write does not count. MSA_COMMIT
+    names it where code was copied to a machine without its history."""
+    if named := os.environ.get("MSA_COMMIT"):
+        return named
     git = ["git", "-C", str(ROOT)]
     head = _output([*git, "rev-parse", "--short=12", "HEAD"])
     written = [":!benchmarks/results", ":!README.md", ":!docs/*.png"]

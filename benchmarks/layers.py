@@ -164,11 +164,14 @@ def _sum(rows: Mapping[str, dict]) -> dict[str, dict]:
     """Per contestant and direction the sum of the rows' times, or in which rows there is none."""
     total: dict[str, dict] = {}
     for name, way in dict.fromkeys((name, way) for row in rows.values() for name, ways in row.items() for way in ways):
-        times = {layer: row.get(name, {}).get(way, {}).get("ms") for layer, row in rows.items()}
-        missing = [layer for layer, ms in times.items() if ms is None]
-        why = f"not measured in {', '.join(missing)}"
-        entry = {"unavailable": why} if missing else {"ms": significant(sum(times.values()))}
-        total.setdefault(name, {})[way] = entry
+        entries = {layer: row.get(name, {}).get(way, {}) for layer, row in rows.items()}
+        missing = [layer for layer, entry in entries.items() if "ms" not in entry]
+        sums = {
+            key: significant(sum(entry[key] for entry in entries.values()))
+            for key in ("ms", "eager_ms")
+            if all(key in entry for entry in entries.values())
+        }
+        total.setdefault(name, {})[way] = {"unavailable": f"not measured in {', '.join(missing)}"} if missing else sums
     for ways in total.values():
         for way, entry in ways.items():
             if "ms" in entry and "ms" in total.get(OURS, {}).get(way, {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from msa_model.masks import free_form_mask
 from .contest import FORWARD, OURS, Call, Contest, Contestant, Settings, Truth
 from .suites import Case, Suite
 
-REFERENCE, COMPILED = "reference", "reference, compiled"
+REFERENCE, COMPILED, COMPILED_GRAPHS = "reference", "reference, compiled", "reference, compiled, reduce-overhead"
 HOLE = (0.2, 0.3)
 #: Case -> decoder levels with an attention stage.
-NETWORKS = {"whole": (4, 3), "without attention": ()}
+WHOLE = "whole"
+NETWORKS = {WHOLE: (4, 3), "without attention": ()}
 
 
 def size_of(settings: Settings) -> int:
@@ -31,30 +33,42 @@ def image_and_mask(size: int, settings: Settings, dtype: torch.dtype = torch.flo
     return image.to(settings.device, dtype, memory_format=torch.channels_last), mask.to(settings.device)
 
 
-def prepare(levels: tuple[int, ...], size: int, settings: Settings) -> Contest:
-    torch.compiler.reset()
+def contestants_of(
+    levels: tuple[int, ...], image: Tensor, mask: Tensor, settings: Settings
+) -> tuple[dict[str, Contestant], Generator]:
+    """Ours and the reference with the same weights, judged by the reference in float64; and the reference's network."""
     torch.manual_seed(0)
     plain = Generator(attention_levels=levels, backend="reference").eval()
     fused = Generator(attention_levels=levels).eval()
     fused.load_state_dict(plain.state_dict())
-    networks = [n.to(settings.device, settings.dtype, memory_format=torch.channels_last) for n in (fused, plain)]
+    fused, plain = (n.to(settings.device, settings.dtype, memory_format=torch.channels_last) for n in (fused, plain))
+    truth = Truth(call_of(plain, image, mask), call_of(copy.deepcopy(plain).double(), image.double(), mask))
+    calls = {name: call_of(network, image, mask) for name, network in ((OURS, fused), (REFERENCE, plain))}
+    return {name: Contestant(call, truth) for name, call in calls.items()}, plain
+
+
+def call_of(network: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor) -> Call:
+    return Call(functools.partial(network, image, mask))
+
+
+def prepare(levels: tuple[int, ...], size: int, settings: Settings) -> Contest:
+    torch.compiler.reset()
     image, mask = image_and_mask(size, settings, settings.dtype)
-
-    def call(network: torch.nn.Module, image: Tensor = image) -> Call:
-        return Call(functools.partial(network, image, mask))
-
-    fused, plain = networks
-    truth = Truth(call(plain), call(copy.deepcopy(plain).double(), image.double()))
-    contestants = {OURS: Contestant(call(fused), truth), REFERENCE: Contestant(call(plain), truth)}
+    contestants, plain = contestants_of(levels, image, mask, settings)
+    truth = contestants[REFERENCE].truth
     if settings.compiled:
         # Its attention asks how many pixels are holes, at which the graph breaks.
-        contestants[COMPILED] = Contestant(call(torch.compile(plain, dynamic=False)), truth)
+        contestants[COMPILED] = Contestant(call_of(torch.compile(plain, dynamic=False), image, mask), truth)
+    if settings.compiled and settings.on_cuda:
+        graphs = torch.compile(plain, dynamic=False, mode="reduce-overhead")
+        contestants[COMPILED_GRAPHS] = Contestant(call_of(graphs, image, mask), truth, capture=False)
     return Contest(contestants, {FORWARD: None})
 
 
 def cases(settings: Settings) -> list[Case]:
     size = size_of(settings)
-    names = (OURS, REFERENCE, *((COMPILED,) if settings.compiled else ()))
+    compiled = (COMPILED, COMPILED_GRAPHS) if settings.on_cuda else (COMPILED,)
+    names = (OURS, REFERENCE, *(compiled if settings.compiled else ()))
     shape = f"{settings.batch}×3×{size}×{size}"
     facts = {"size": size, "batch": settings.batch, "hole": list(HOLE)}
     return [

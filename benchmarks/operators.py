@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import re
 import sys
+import time
 
 import torch
 
@@ -46,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--batch", type=int, default=2, help="of the suites that take images")
     how.add_argument("--rounds", type=int, default=7)
+    how.add_argument(
+        "--compile-only",
+        metavar="TEXT",
+        help="only make the first calls of contestants whose names contain TEXT, so that a later run finds them in the "
+        "compiler's caches",
+    )
     how.add_argument("--compiled", action="store_true", help="also competitors that take minutes to compile")
     how.add_argument(
         "--name",
@@ -73,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if settings.on_cuda and not torch.cuda.is_available():
         usage.error(f"--device {settings.device}: torch finds no GPU")
+    if arguments.compile_only is not None:
+        return first_calls(selected, settings, arguments.dtype, arguments.compile_only)
     name = arguments.name or ("" if arguments.suite or arguments.operator or arguments.case else "operators")
     if name and arguments.dtype != "float32":
         name += f"-{arguments.dtype}"
@@ -106,6 +116,24 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         arguments.rounds,
         arguments.compiled,
     )
+
+
+def first_calls(selected: dict[str, list[Case]], settings: Settings, dtype: str, text: str) -> int:
+    """Makes what is compiled compile, and prints the seconds that each took; 1 where nothing has such a name."""
+    found = False
+    with PRECISIONS[dtype].active():
+        for case in itertools.chain(*selected.values()):
+            contest = case.prepare(settings)
+            for name, way in itertools.product(contest.contestants, contest.work):
+                if text in name:
+                    found, start = True, time.monotonic()
+                    step = contest.contestants[name].call.step(way, contest.grad)
+                    why = gate.refusal(step, lambda _: True, settings.first_call_limit, settings.device)
+                    seconds = time.monotonic() - start
+                    print(f"{case.name}, {name}, {way}: {seconds:.1f} s{f', {why}' if why else ''}", flush=True)
+    if not found:
+        print(f"no contestant's name contains {text!r}", file=sys.stderr)
+    return int(not found)
 
 
 def run(selected: dict[str, list[Case]], settings: Settings, dtype: str, name: str) -> None:

@@ -20,6 +20,11 @@ def section(content: dict, pictures: Mapping[str, str]) -> str:
         "work, whatever a contestant computes: the products of a plain convolution; of attention the two products "
         "over hole × background pixels, 3.5 times that with the backward.",
     ]
+    if facts["device_kind"] == "cuda":
+        parts[-1] += (
+            " Times are the device's, of calls in a CUDA graph that is replayed; *eager* is the time of a call from "
+            "Python, and where a contestant waits for the host, which no graph can hold, the only one."
+        )
     for name, result in content["suites"].items():
         parts += SUITES[name](result)
     parts += [f"![{ALT[name]}]({path})\n\n*{CAPTIONS[name]}*" for name, path in pictures.items()]
@@ -105,6 +110,10 @@ def _generator(suite: dict) -> list[str]:
     return [f"**The whole network**, forward, {_images(suite)}:", tables.network_table(suite)]
 
 
+def _memory(suite: dict) -> list[str]:
+    return [f"**One large image**, forward, {_images(suite)}: peak memory.", tables.memory_table(suite)]
+
+
 def _training(suite: dict) -> list[str]:
     return [
         f"**A training step** of generator and discriminator without VGG, {_images(suite)}:",
@@ -123,6 +132,7 @@ SUITES: dict[str, Callable[[dict], list[str]]] = {
     "mask-ratios": _mask_ratios,
     "scaling": _scaling,
     "generator": _generator,
+    "memory": _memory,
     "training": _training,
     "upcat-rule": _rule,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import attention, layers, mask_ratios, network, scaling, shift_price, training, upcat_rule
+from . import attention, layers, mask_ratios, memory, network, scaling, shift_price, training, upcat_rule
 from .contest import Settings
 from .names import unknown
 from .suites import Case, Suite
@@ -16,6 +16,7 @@ SUITES: dict[str, Suite] = {
     "mask-ratios": mask_ratios.SUITE,
     "scaling": scaling.SUITE,
     "generator": network.SUITE,
+    "memory": memory.SUITE,
     "training": training.SUITE,
     "upcat-rule": upcat_rule.SUITE,
 }

@@ -1,7 +1,8 @@
-"""``python -m benchmarks.report``: writes the tables of the committed results into the README, between its markers, and
-their pictures into docs/.
+"""``python -m benchmarks.report``: writes the tables of the committed results into the README, between its markers, the
+targets beside their values also into docs/targets.json, and the pictures into docs/.
 
-``--check`` changes nothing and fails where the README does not show what the results hold.
+``--check`` changes nothing and fails where README or docs/targets.json do not show what the results hold;
+``--targets`` prints the targets.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from . import model_report, operators_report, table5_report
+from . import model_report, operators_report, table5_report, targets
 from .harness import RESULTS, ROOT
 
 README = ROOT / "README.md"
@@ -40,11 +42,19 @@ def benchmark_of(stem: str, content: dict) -> str:
 
 
 def results() -> dict[str, dict]:
-    """Result files by stem, in the README's order; without those of runs that were cut short."""
+    """Result files by stem, in the README's order: those of CPUs first, so that no GPU's stand between them; without
+    those of runs that were cut short."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
     whole = {stem: content for stem, content in found.items() if "-incomplete-" not in stem}
     order = list(SECTIONS)
-    return dict(sorted(whole.items(), key=lambda item: order.index(benchmark_of(*item))))
+
+    def place(item: tuple[str, dict]) -> tuple[bool, str, int]:
+        stem, content = item
+        facts = content.get("environment", {})
+        on_gpu = facts.get("device_kind") == "cuda"
+        return on_gpu, facts["device"] if on_gpu else "", order.index(benchmark_of(stem, content))
+
+    return dict(sorted(whole.items(), key=place))
 
 
 def picture_paths(stem: str, content: dict) -> dict[str, str]:
@@ -55,8 +65,18 @@ def picture_paths(stem: str, content: dict) -> dict[str, str]:
 def rendered(readme: str) -> str:
     before, rest = readme.split(BEGIN)
     after = rest.split(END)[1]
-    sections = [SECTIONS[benchmark_of(stem, content)](stem, content) for stem, content in results().items()]
+    found = results()
+    sections = [targets.section(found)]
+    sections += [SECTIONS[benchmark_of(stem, content)](stem, content) for stem, content in found.items()]
     return before + BEGIN + "\n\n" + "\n".join(sections) + "\n" + END + after
+
+
+def targets_file() -> Path:
+    return README.parent / "docs" / "targets.json"
+
+
+def targets_text() -> str:
+    return json.dumps(targets.as_json(results()), indent=1, ensure_ascii=False) + "\n"
 
 
 def draw() -> None:
@@ -71,16 +91,23 @@ def draw() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the README is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where something is out of date")
+    parser.add_argument("--targets", action="store_true", help="print the targets and what was measured, and stop")
     arguments = parser.parse_args(argv)
-    current = README.read_text()
-    wanted = rendered(current)
+    if arguments.targets:
+        print(targets.terminal(results()))
+        return 0
+    wanted = {README: rendered(README.read_text()), targets_file(): targets_text()}
     if arguments.check:
-        if current != wanted:
-            print("README.md does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
-        return int(current != wanted)
+        stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+        for path in stale:
+            name = path.relative_to(README.parent)
+            print(f"{name} does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
+        return int(bool(stale))
     draw()
-    README.write_text(wanted)
+    for path, text in wanted.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     return 0
 
 

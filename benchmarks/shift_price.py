@@ -12,10 +12,14 @@ from .contest import OURS, Contest, Contestant, Settings
 from .suites import Case, Suite
 
 WITHOUT = "ours, k = 0"
+STAGE, STAGE_BATCH = "64×64", "64×64, batch 6"
 MAPS = {
-    "64×64": Map((1, 128, 64, 64), (0.30,)),
+    STAGE: Map((1, 128, 64, 64), (0.30,)),
+    STAGE_BATCH: Map((6, 128, 64, 64), (0.30,) * 6),
     "32×32": Map((6, 256, 32, 32), (0.30,) * 6),
 }
+#: As in the attention suite.
+ON_CUDA = (STAGE_BATCH,)
 
 
 def prepare(case: Map, settings: Settings) -> Contest:
@@ -31,6 +35,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(name, "hole_attention", case.text, (OURS, WITHOUT), functools.partial(prepare, case))
         for name, case in MAPS.items()
+        if settings.on_cuda or name not in ON_CUDA
     ]
 
 

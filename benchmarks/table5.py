@@ -53,6 +53,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     quick = "reduced run: {size}x{size}, batch {batch}, {rounds} rounds, reference not compiled".format(**QUICK)
     parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--no-loader", action="store_true", help="leave the loader out, which takes half a minute")
     parser.add_argument("--no-save", action="store_true", help="print only")
     arguments = parser.parse_args(argv)
     for name in arguments.system or []:
@@ -147,12 +148,15 @@ def main(argv: list[str] | None = None) -> int:
     }
     batch = make_batch(arguments.size, arguments.batch, device)
     contest = Contest(batch, precision, arguments.rounds, QUICK_COMPILE_LIMIT if arguments.quick else math.inf)
+    complete = False
     try:
         contest.measure(variants)
-        content["loader"] = _loader(arguments)
+        if not arguments.no_loader:
+            content["loader"] = _loader(arguments)
+        complete = True
     except KeyboardInterrupt:
         print("interrupted: the table holds what was done", file=sys.stderr)
-    content |= {"complete": "loader" in content, "rows": rows(contest, variants, roofs["tflops"])}
+    content |= {"complete": complete, "rows": rows(contest, variants, roofs["tflops"])}
     print(table5_report.terminal(content))
     if not arguments.no_save:
         # What is not complete must not take the place of what is.

@@ -33,11 +33,11 @@ def entry(record: dict, contestant: str, way: str) -> dict:
     return record["contestants"].get(contestant, {}).get(way, missing)
 
 
-def ratio(record: dict, over: str, under: str, way: str) -> str:
+def ratio(record: dict, over: str, under: str, way: str, key: str = "ms") -> str:
     """Time over time, or why there is none."""
     pair = entry(record, over, way), entry(record, under, way)
-    if all("ms" in one for one in pair):
-        return f"{pair[0]['ms'] / pair[1]['ms']:.2f}"
+    if all(key in one for one in pair):
+        return f"{pair[0][key] / pair[1][key]:.2f}"
     return next((f"not available: {one['unavailable']}" for one in pair if "unavailable" in one), "")
 
 
@@ -47,6 +47,18 @@ def figures(record: dict, contestant: str, *names: str, ways: Sequence[str] = WA
     return [FORMATS[name](one[name]) if name in one else "" for name, one in found]
 
 
+def has_eager(records: Iterable[dict]) -> bool:
+    """Whether eager times stand beside the device's: on CUDA, where something is in a graph."""
+    return any(
+        one.get("graph") for record in records for ways in record["contestants"].values() for one in ways.values()
+    )
+
+
+def named(name: str, ways: dict[str, dict]) -> str:
+    """A contestant, with a word where its times are the host's beside the device's of others."""
+    return f"{name}, eager" if any(one.get("graph") is False for one in ways.values()) else name
+
+
 def digits(value: float, count: int) -> str:
     """So many significant digits, never as a power of ten."""
     return f"{value:.{max(0, count - 1 - math.floor(math.log10(value)))}f}"
@@ -54,6 +66,7 @@ def digits(value: float, count: int) -> str:
 
 FORMATS: dict[str, Callable[[float], str]] = {
     "ms": lambda value: digits(value, 4),
+    "eager_ms": lambda value: digits(value, 4),
     "ratio": "{:.2f}".format,
     "extra_mib": "{:.1f}".format,
     "tflops": lambda value: digits(value, 3),
@@ -80,8 +93,13 @@ def _layer_header(records: Iterable[dict]) -> list[str]:
 
 def layer_sums(suite: dict) -> str:
     """Ratios of sums over layers."""
-    header = ["sum, image side", *_layer_header(suite["sums"].values())]
-    return table(header, ([name, *_layer_ratios(record)] for name, record in suite["sums"].items()))
+    sums = suite["sums"]
+    header, rows = _layer_header(sums.values()), [[name, *_layer_ratios(record)] for name, record in sums.items()]
+    if has_eager(suite["cases"].values()):
+        header += both_ways("eager: ours / bare conv")
+        for row, record in zip(rows, sums.values(), strict=True):
+            row += [ratio(record, OURS, BARE, way, "eager_ms") for way in WAYS]
+    return table(["sum, image side", *header], rows)
 
 
 def layer_table(suite: dict) -> str:
@@ -114,15 +132,19 @@ def attention_summary(suite: dict) -> str:
 
 def attention_table(suite: dict) -> str:
     """Per case and contestant its time over ours, rate and extra memory; targets in brackets."""
+    records = suite["cases"].values()
+    times = ["ms", "eager_ms"] if has_eager(records) else []
     header = ["features, holes", "contestant", *both_ways("time / ours", "TFLOP/s", "of the roof", "extra MiB")]
+    header += both_ways("ms", "eager ms") if times else []
     rows = []
-    for record in suite["cases"].values():
+    for record in records:
         label = record["shape"]
         if "unavailable" in record:
-            rows.append([label, f"not available: {record['unavailable']}", *[""] * 8])
+            rows.append([label, f"not available: {record['unavailable']}", *[""] * (len(header) - 2)])
         for name, ways in record["contestants"].items():
             ratios, memory = ([_with_target(ways[way], key) for way in WAYS] for key in ("ratio", "extra_mib"))
-            rows.append([label, name, *ratios, *figures(record, name, "tflops", "roof_share"), *memory])
+            rates, shown = figures(record, name, "tflops", "roof_share"), figures(record, name, *times)
+            rows.append([label, named(name, ways), *ratios, *rates, *memory, *shown])
             label = ""
     return table(header, rows)
 
@@ -204,15 +226,28 @@ def scaling_table(suite: dict) -> str:
 
 def network_table(suite: dict) -> str:
     """Of generator and training step: ours and the reference's time and extra memory."""
+    eager = has_eager(suite["cases"].values())
+    quantities = {"ms": "ms", **({"eager_ms": "eager ms"} if eager else {}), "extra_mib": "extra MiB"}
     rows = []
     for name, record in suite["cases"].items():
         way = STEP if record["operator"] == "training step" else FORWARD
         others = [other for other in record["contestants"] if other != OURS] or [REFERENCE]
         for other in others:
-            times = [figures(record, one, "ms", "extra_mib", ways=[way]) for one in (OURS, other)]
-            rows.append([f"{name}, {record['shape']}", other, ratio(record, other, OURS, way), *times[0], *times[1]])
-    header = ["network, images", "other operators", "other / ours", "ours, ms", "extra MiB", "other, ms", "extra MiB"]
-    return table(header, rows)
+            times = [figures(record, one, *quantities, ways=[way]) for one in (OURS, other)]
+            title = other if way == STEP else named(other, record["contestants"].get(other, {}))
+            rows.append([f"{name}, {record['shape']}", title, ratio(record, other, OURS, way), *times[0], *times[1]])
+    first, *rest = quantities.values()
+    columns = [column for who in ("ours", "other") for column in (f"{who}, {first}", *rest)]
+    return table(["network, images", "other operators", "other / ours", *columns], rows)
+
+
+def memory_table(suite: dict) -> str:
+    rows = []
+    for name, record in suite["cases"].items():
+        one = entry(record, OURS, FORWARD)
+        shown = f"{one['extra_mib'] / 1024:.2f}" if "extra_mib" in one else f"not available: {one['unavailable']}"
+        rows.append([f"{name}, {record['shape']}", shown])
+    return table(["network, images", "GiB beyond the weights"], rows)
 
 
 def rule_table(suite: dict) -> str:
@@ -231,6 +266,7 @@ TABLES = {
     "mask-ratios": mask_ratio_table,
     "scaling": scaling_table,
     "generator": network_table,
+    "memory": memory_table,
     "training": network_table,
     "upcat-rule": rule_table,
 }

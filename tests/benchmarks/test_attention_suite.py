@@ -163,10 +163,19 @@ def test_cases_have_the_holes_they_name():
 def test_large_maps_and_all_contestants_are_for_cuda():
     on_cuda = c.Settings(torch.device("cuda"), torch.bfloat16, {})
     here, there = ({case.name: case for case in attention.cases(s)} for s in (SETTINGS, on_cuda))
-    assert there.keys() - here.keys() == {"256×256", "half holes"}
+    assert there.keys() - here.keys() == {"256×256", "half holes", attention.STAGE_BATCH}
     assert here["128×128"].contestants == (c.OURS,)
     assert attention_cases.DENSE not in there["256×256"].contestants
-    assert there["half holes"].contestants == attention_cases.CONTESTANTS
+    assert there["half holes"].contestants == there[attention.STAGE_BATCH].contestants == attention_cases.CONTESTANTS
+    prices = [{case.name for case in shift_price.cases(settings)} for settings in (SETTINGS, on_cuda)]
+    assert prices[1] - prices[0] == {shift_price.STAGE_BATCH}
+
+
+def test_the_stage_is_the_same_map_in_both_suites_and_the_papers_batch_six_of_it():
+    for case, price in ((attention.STAGE, shift_price.STAGE), (attention.STAGE_BATCH, shift_price.STAGE_BATCH)):
+        assert attention.CASES[case].map == shift_price.MAPS[price]
+    one, six = (attention.CASES[name].map for name in (attention.STAGE, attention.STAGE_BATCH))
+    assert (one.shape[0], six.shape[0], one.shape[1:]) == (1, 6, six.shape[1:])
 
 
 # ---- what follows from the records -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import resource
 import subprocess
+import sys
 import time
 
 import pytest
@@ -56,6 +57,8 @@ def test_peak_counts_the_scratch_of_compiled_kernels():
 
 
 def test_a_commit_is_dirty_by_its_code_and_not_by_what_benchmarks_write(tmp_path, monkeypatch):
+    monkeypatch.delenv("MSA_COMMIT", raising=False)
+
     def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
 
@@ -142,24 +145,109 @@ ptxas info    : Used 255 registers"""
     ]
 
 
+def test_the_commit_can_be_named_where_there_is_no_history(monkeypatch):
+    monkeypatch.setenv("MSA_COMMIT", "abc123")
+    assert harness.environment(CPU)["commit"] == "abc123"
+
+
 @pytest.mark.parametrize("part", gpu.PARTS)
 def test_every_part_of_make_gpu_is_done_in_nine_minutes(part):
-    assert sum(gpu.STEPS[name][0] for name in gpu.PARTS[part]) <= 9 * 60
+    assert sum(max(gpu.STEPS[name][0] for name in together) for together in gpu.steps_of(part)) <= 9 * 60
 
 
-def test_every_step_of_make_gpu_is_in_a_part_and_knows_its_arguments():
+def test_only_what_is_not_timed_runs_at_the_same_time():
+    for part in gpu.PARTS:
+        for together in gpu.steps_of(part):
+            if len(together) > 1:
+                timed = [name for name in together if not {name, name.partition("-")[0]} & {*gpu.CHECKS, "compile"}]
+                assert timed == []
+
+
+def test_every_step_of_make_gpu_is_in_a_part_and_knows_its_arguments(monkeypatch):
     """All but some in TF32."""
     from benchmarks import operators, registry, table5
 
-    in_parts = {name for part in gpu.PARTS.values() for name in part}
+    in_parts = {name for part in gpu.PARTS for together in gpu.steps_of(part) for name in together}
     assert {name for name in gpu.STEPS if name not in in_parts} <= {name for name in gpu.STEPS if "tf32" in name}
     for _, command in gpu.STEPS.values():
         module, words = command[command.index("-m") + 1] if "-m" in command else "", command[3:]
         if module == "benchmarks.operators":
             arguments = operators.parser().parse_args(words)
-            assert registry.select(operators.settings_of(arguments), arguments.suite)
+            found = registry.select(operators.settings_of(arguments), arguments.suite, shapes=arguments.case)
+            assert set(found) == set(arguments.suite)
+            if arguments.compile_only:
+                names = {name for cases in found.values() for case in cases for name in case.contestants}
+                assert any(arguments.compile_only in name for name in names)
         elif module == "benchmarks.table5":
-            table5.parse(words)
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+            assert table5.parse(words).device == "cuda"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "tf32"])
+def test_what_the_targets_need_is_measured_and_compiled_before(dtype):
+    """Every row of the targets finds its case, and every competitor that compiles has a step that compiles it."""
+    from benchmarks import operators, registry, targets
+
+    compiled, measured = set(), {}
+    for name in (*gpu.COMPILE[dtype], *gpu.TARGETS[dtype]):
+        command = gpu.STEPS[name][1]
+        if "benchmarks.operators" not in command:
+            continue
+        arguments = operators.parser().parse_args(command[3:])
+        settings = operators.settings_of(arguments)
+        for suite, cases in registry.select(settings, arguments.suite, shapes=arguments.case).items():
+            for case in cases:
+                for contestant in case.contestants:
+                    if arguments.compile_only is None:
+                        measured[suite, case.name, contestant] = None
+                    elif arguments.compile_only in contestant:
+                        compiled.add((suite, case.name, contestant))
+    slow = {key for key in measured if "compiled" in key[2] or "Flex" in key[2]}
+    assert slow == compiled
+    assert len(slow) == 16 + 2 + 2
+    suites = {
+        "layers": {
+            "sums": {name: fake_record(measured, "layers") for name in ("16 layers 256", "Encode_1 + Decode_1 256")}
+        }
+    }
+    for suite, case, _ in measured:
+        suites.setdefault(suite, {}).setdefault("cases", {})[case] = fake_record(measured, suite, case)
+    step = {"quick": False, "complete": True, "rows": [row("ours", "fused"), row("pconv", "reference")]}
+    content = {"suites": suites, "roofs": {"tflops": 1.0}}
+    rows = targets.rows({"operators": content, "table5": step}, targets.CUDA)
+    assert [one["what"] for one in rows if "value" not in one] == []
+
+
+def fake_record(measured, suite, case=""):
+    """With every contestant that the suite has in that case, or in any."""
+    figure = dict.fromkeys(("ms", "tflops", "extra_mib", "ratio"), 1.0)
+    figures = {"forward": figure, "forward_backward": figure}
+    names = [key[2] for key in measured if key[0] == suite and case in ("", key[1])]
+    return {"batch": 1, "best": figures, "contestants": dict.fromkeys(names, figures)}
+
+
+def row(system, operators):
+    return {"system": system, "operators": operators, "ms": 1.0}
+
+
+def test_steps_that_run_together_keep_their_outcomes(tmp_path, monkeypatch, capsys):
+    commands = {
+        "good": (60, [sys.executable, "-c", "print('well')"]),
+        "bad": (60, [sys.executable, "-c", "import sys; sys.exit('ill')"]),
+        "slow": (1, [sys.executable, "-c", "import time; time.sleep(60)"]),
+        "missing": (60, ["/nowhere/to/be/found"]),
+    }
+    monkeypatch.setattr(gpu, "STEPS", commands)
+    outcomes = {name: outcome for name, (outcome, _) in gpu.run_together(tuple(commands), tmp_path).items()}
+    assert outcomes == {
+        "good": "ok",
+        "bad": "failed (exit 1)",
+        "slow": "out of time (1 s)",
+        "missing": "not available: no /nowhere/to/be/found",
+    }
+    shown = capsys.readouterr().out
+    assert "--- good: ok\nwell\n" in shown
+    assert (tmp_path / "bad.log").read_text() == "ill\n"
 
 
 @pytest.mark.parametrize("option", ["--only", "--part"])

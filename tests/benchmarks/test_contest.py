@@ -153,6 +153,12 @@ def test_without_the_unit_there_are_times_but_no_ratios():
     assert "ratio" not in entries["other"]
 
 
+@pytest.mark.parametrize(("limit", "ready"), [(0.01, False), (30.0, True), (None, True)])
+def test_a_contest_can_have_a_patience_of_its_own(limit, ready):
+    contest = c.Contest({c.OURS: sleeper(0.05)}, {c.FORWARD: None}, first_call_limit=limit)
+    assert ("ms" in forward(contest)[c.OURS]) == ready
+
+
 def test_those_left_out_are_named_with_the_reason():
     contest = c.Contest({c.OURS: sleeper(0), "other": sleeper(0)}, {c.FORWARD: None})
     contest.leave_out({"other": "this torch lacks it"})

@@ -374,6 +374,13 @@ def test_sizes_are_the_papers_unless_said_otherwise():
     assert settings("--size=512") == (512, 6, 5)
 
 
+def test_a_run_without_the_loader_is_complete(monkeypatch, stand_ins):
+    monkeypatch.setattr(table5.loader, "measure", lambda *arguments, **options: pytest.fail("measured"))
+    content = run(stand_ins, "--system=pic", "--no-loader")
+    assert content["complete"]
+    assert "loader" not in content
+
+
 def test_a_loader_that_fails_costs_no_steps(monkeypatch, stand_ins, capsys):
     def fail(*arguments, **options):
         raise RuntimeError("DataLoader worker is killed by signal: Bus error. It is possible …")

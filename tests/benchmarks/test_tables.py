@@ -22,11 +22,10 @@ def entry(draw):
     return {"ms": value(), "ratio": value(), "extra_mib": value(), "tflops": value() / 100, "roof_share": value() / 100}
 
 
-@pytest.fixture
-def content():
-    """A result file of all suites on a CPU, with numbers at random, so that no two are alike, and some missing."""
+def result_file(device):
+    """Of all suites on a device, with numbers at random, so that no two are alike."""
     draw = random.Random(0)
-    settings = c.Settings(torch.device("cpu"), torch.float32, {})
+    settings = c.Settings(torch.device(device), torch.float32, {})
     suites = {}
     for name, suite in registry.SUITES.items():
         records = {}
@@ -39,21 +38,39 @@ def content():
                 "work": {way: {"flop": draw.randrange(10**8, 10**10), "bytes": 10**7} for way in ways},
                 "contestants": {one: {way: entry(draw) for way in ways} for one in case.contestants},
             }
+            if device == "cuda":
+                for one, entries in records[case.name]["contestants"].items():
+                    for way in entries.values():
+                        way |= {"graph": one != names.GATHERED and name != "training", "eager_ms": 3 * way["ms"]}
         suites[name] = {"cases": records, **suite.conclude(records, "float32")}
-    suites["attention"]["cases"]["64×64"]["contestants"][names.FLEX][c.BOTH] = {"unavailable": "no backward"}
-    for name, why in ((names.DENSE, "out of memory: 16.0 GiB wanted"), (names.GATHERED, "expected to take 36 s")):
-        suites["scaling"]["cases"]["256×256"]["contestants"][name][c.FORWARD] = {"unavailable": why}
-    suites["layers"]["cases"]["Encode_7 256"] |= {"unavailable": "out of memory", "contestants": {}}
     environment = {
-        "device": "some CPU",
-        "device_kind": "cpu",
+        "device": f"some {device.upper()}",
+        "device_kind": device,
         "threads": 2,
         "torch": "2",
         "commit": "abc",
         "command": "x",
+        **({"cuda": "13", "driver": "1"} if device == "cuda" else {}),
     }
     roofs = {"tflops": 0.5, "gbytes_per_s": 20.0}
-    return json.loads(json.dumps({"environment": environment, "dtype": "float32", "roofs": roofs, "suites": suites}))
+    return {"environment": environment, "dtype": "float32", "roofs": roofs, "suites": suites}
+
+
+@pytest.fixture
+def content():
+    """On a CPU; some numbers are missing."""
+    result = result_file("cpu")
+    suites = result["suites"]
+    suites["attention"]["cases"]["64×64"]["contestants"][names.FLEX][c.BOTH] = {"unavailable": "no backward"}
+    for name, why in ((names.DENSE, "out of memory: 16.0 GiB wanted"), (names.GATHERED, "expected to take 36 s")):
+        suites["scaling"]["cases"]["256×256"]["contestants"][name][c.FORWARD] = {"unavailable": why}
+    suites["layers"]["cases"]["Encode_7 256"] |= {"unavailable": "out of memory", "contestants": {}}
+    return json.loads(json.dumps(result))
+
+
+@pytest.fixture
+def on_cuda():
+    return json.loads(json.dumps(result_file("cuda")))
 
 
 def rows(text):
@@ -203,6 +220,15 @@ def test_networks(content, name):
         check(row[2:], [other["ms"] / one["ms"], one["ms"], one["extra_mib"], other["ms"], other["extra_mib"]])
 
 
+def test_memory_of_one_large_image(content):
+    suite = content["suites"]["memory"]
+    (row,) = rows(tables.memory_table(suite))
+    (record,) = suite["cases"].values()
+    check(row[1:], [record["contestants"][c.OURS][c.FORWARD]["extra_mib"] / 1024])
+    record |= {"unavailable": "out of memory", "contestants": {}}
+    assert rows(tables.memory_table(suite))[0][1:] == ["not available: out of memory"]
+
+
 def test_the_decoders_rule(content):
     suite = content["suites"]["upcat-rule"]
     for row, record in zip(rows(tables.rule_table(suite)), suite["cases"].values(), strict=True):
@@ -217,6 +243,50 @@ def test_the_decoders_rule(content):
 )
 def test_digits_are_written_out(value, count, shown):
     assert tables.digits(value, count) == shown
+
+
+# ---- on CUDA ---------------------------------------------------------------------------------------------------------
+
+
+def test_eager_times_stand_beside_those_of_graphs(on_cuda):
+    suite = on_cuda["suites"]["layers"]
+    for row, record in zip(rows(tables.layer_sums(suite)), suite["sums"].values(), strict=True):
+        check(row[5:], [quotient_of(record, way, "eager_ms") for way in WAYS])
+        check(row[1:3], [quotient_of(record, way, "ms") for way in WAYS])
+    suite = on_cuda["suites"]["generator"]
+    for row, record in zip(rows(tables.network_table(suite)), suite["cases"].values(), strict=True):
+        one, other = (record["contestants"][name][c.FORWARD] for name in (c.OURS, network.REFERENCE))
+        check(row[3:], [e[name] for e in (one, other) for name in ("ms", "eager_ms", "extra_mib")])
+
+
+def quotient_of(record, way, key):
+    return record["contestants"][c.OURS][way][key] / record["contestants"][layers.BARE][way][key]
+
+
+def test_of_attention_times_are_shown_and_whose_are_eager(on_cuda):
+    suite = on_cuda["suites"]["attention"]
+    found = rows(tables.attention_table(suite))
+    records = [(name, ways) for record in suite["cases"].values() for name, ways in record["contestants"].items()]
+    for row, (name, ways) in zip(found, records, strict=True):
+        assert row[1] == (f"{name}, eager" if name == names.GATHERED else name)
+        check(row[10:], [ways[way][key] for key in ("ms", "eager_ms") for way in WAYS])
+
+
+def test_training_steps_are_eager_all_and_have_no_columns_for_it(on_cuda):
+    header = tables.network_table(on_cuda["suites"]["training"]).splitlines()[0]
+    assert "eager" not in header
+    assert "eager ms" in tables.network_table(on_cuda["suites"]["generator"]).splitlines()[0]
+
+
+def test_every_suite_and_picture_of_a_gpu_can_be_shown(on_cuda):
+    section = operators_report.section(on_cuda, {})
+    assert "some CUDA, float32" in section
+    assert "CUDA graph" in section
+    assert "CUDA graph" not in operators_report.section(result_file("cpu"), {})
+    pictures = operators_report.pictures_of(on_cuda)
+    assert list(pictures) == ["scaling", "roofline"]
+    for picture in pictures.values():
+        assert picture(on_cuda).startswith(b"\x89PNG")
 
 
 # ---- the README ------------------------------------------------------------------------------------------------------
@@ -260,6 +330,15 @@ def test_pictures_are_where_the_readme_shows_them(readme):
     assert shown == ["docs/scaling-operators-cpu.png", "docs/roofline-operators-cpu.png"]
     for path in shown:
         assert (readme.parent / path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_gpus_come_after_all_that_is_a_cpus_and_have_targets_of_their_own(readme, on_cuda, content):
+    (report.RESULTS / "attention-a-gpu.json").write_text(json.dumps(on_cuda))
+    (report.RESULTS / "zeta-cpu.json").write_text(json.dumps(content))
+    text = report.rendered(readme.read_text())
+    titles = re.findall(r"### Operators on (.+), float32", text)
+    assert titles == ["some CPU", "some CPU", "some CUDA"]
+    assert re.findall(r"^\*\*(some .+?)\.\*\*", text, re.MULTILINE)[:1] == ["some CPU, 2 threads"]
 
 
 def test_results_that_were_cut_short_are_not_shown(readme, content):
