@@ -35,9 +35,11 @@ CONDITIONS: dict[tuple[str, str], Callable[..., list[str]]] = {}
 
 
 def preferred(op: str, tensor: torch.Tensor) -> tuple[str, ...]:
-    """The backends that ``auto`` tries, best first: on CUDA the Triton kernels for float16 and bfloat16, and else the
-    compiled kernels of the device. Measured on an H100 (docs/performance.md)."""
-    if tensor.device.type == "cuda" and tensor.dtype in HALVES and op in KERNELS["triton"]:
+    """The backends that ``auto`` tries, best first. On CUDA the Triton kernels for float16 and bfloat16, and attention's
+    for float32 too; else the compiled kernels of the device, cuDNN among them. Measured on an H100
+    (docs/performance.md)."""
+    dtypes = (torch.float32, *HALVES) if op == "shift_attention" else HALVES
+    if tensor.device.type == "cuda" and tensor.dtype in dtypes and op in KERNELS["triton"]:
         return "triton", "cuda"
     return (tensor.device.type,) if tensor.device.type in ("cpu", "cuda") else ()
 

@@ -62,8 +62,9 @@ def shift_attention(
     Work is proportional to queries × keys, per sample; on CUDA without ever waiting for the device. Gradients flow to
     query, key and value; second order is refused by the kernels. Deterministic (on the CPU, for a given number of
     threads). Extra memory: on the CPU the gathered inputs and at most 48 MiB of scores forward, 24 MiB backward,
-    whatever the size; on CUDA the gathered inputs and two lists of pixels. The reference keeps all scores for its
-    gradient.
+    whatever the size; on CUDA the gathered inputs and two lists of pixels, and in Triton a fixed scratch (37 MiB, or
+    12 MiB per sample; 1.75 times that backward), unless the radius is a large part of a large map, and float32 sums of
+    the gradients. The reference keeps all scores for its gradient.
     """
     op = "shift_attention"
     query, key, value = checks.autocast(query, key, value)
@@ -131,6 +132,11 @@ def hole_attention(
     """
     valid = _check_holes("hole_attention", features, mask, scale, radius, variant, eps)
     narrow = _operand_dtype(features, variant)
+    # The Triton kernels do the paper's variant in one piece.
+    if variant == "paper" and _chosen(backend, features, narrow) == "triton":
+        with checks.without_autocast(features):
+            options = float(scale), radius, renormalize, float(eps), narrow
+            return torch.ops.msa_ops.hole_attention_triton_forward(features, valid, *options)[0]
     with checks.without_autocast(features):
         wide = features.to(statistics_dtype(features.dtype))
         query, key, value, keys, options = _hole_operands(wide, valid, scale, radius, variant, eps)
@@ -205,6 +211,10 @@ def _operand_dtype(features: Tensor, variant: str) -> torch.dtype:
     (cast,) = checks.autocast(features)
     narrow = variant == "paper" and features.device.type == "cuda" and cast.dtype in backends.HALVES
     return cast.dtype if narrow else statistics_dtype(features.dtype)
+
+
+def _chosen(backend: str, features: Tensor, narrow: torch.dtype) -> str:
+    return backends.choose("shift_attention", backend, features.new_empty(0, dtype=narrow))
 
 
 def _hole_operands(
@@ -353,7 +363,73 @@ def _define_triton() -> None:
         torch.library.impl(f"msa_ops::{_name(direction, 'triton')}", ("cpu", "cuda"), kernel(direction))
 
 
+# hole_attention's paper variant, on the Triton kernels: normalisation, attention and what passes by in one operator. The
+# last argument is the dtype of the products' operands.
+_HOLES = {
+    "forward": "(Tensor features, Tensor valid, float scale, int radius, bool renormalize, float eps, "
+    "ScalarType dtype) -> (Tensor, Tensor)",
+    "backward": "(Tensor grad_output, Tensor features, Tensor valid, Tensor output, Tensor statistics, float scale, "
+    "int radius, bool renormalize, float eps, ScalarType dtype) -> Tensor",
+}
+
+
+def _fake_holes_forward(features, valid, *options):
+    per_pixel = features.shape[0], features.shape[2] * features.shape[3], 3
+    return fake_map(features, features.shape), features.new_empty(per_pixel, dtype=torch.float32)
+
+
+def _fake_holes_backward(grad_output, features, *args):
+    return fake_map(features, features.shape)
+
+
+def _setup_holes(ctx, inputs, output):
+    features, valid, *ctx.options = inputs
+    ctx.save_for_backward(features, valid, *output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_holes(ctx, grad_output, grad_statistics):
+    if grad_output is None or not ctx.needs_input_grad[0]:
+        return (None,) * 7
+    backward = torch.ops.msa_ops.hole_attention_triton_backward
+    return backward(grad_output, *ctx.saved_tensors, *ctx.options), *(None,) * 6
+
+
+def _flops_holes_forward(features, valid, *args, **kwargs) -> int:
+    return 2 * _pairs(~valid, valid) * 2 * features.shape[1]
+
+
+def _flops_holes_backward(grad_output, features, valid, *args, **kwargs) -> int:
+    return 2 * _pairs(~valid, valid) * 5 * features.shape[1]
+
+
+def _register_holes() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    def kernel(direction):
+        def run(*args):
+            from .triton import attention_holes as kernels
+
+            return getattr(kernels, direction)(*args)
+
+        return run
+
+    name = "msa_ops::hole_attention_triton_"
+    for direction, schema in _HOLES.items():
+        torch.library.define(name + direction, schema)
+        torch.library.impl(name + direction, ("cpu", "cuda"), kernel(direction))
+    torch.library.register_fake(name + "forward", _fake_holes_forward)
+    torch.library.register_fake(name + "backward", _fake_holes_backward)
+    torch.library.register_autograd(name + "forward", _backward_holes, setup_context=_setup_holes)
+    refuse_second_order("hole_attention_triton_backward")
+    operators = torch.ops.msa_ops.hole_attention_triton_forward, torch.ops.msa_ops.hole_attention_triton_backward
+    for operator, formula in zip(operators, (_flops_holes_forward, _flops_holes_backward), strict=True):
+        register_flop_formula(operator, get_raw=True)(formula)
+
+
 if native.MISSING["cpu"] is None:
     _register("cuda")
     _define_triton()
     _register("triton")
+    _register_holes()

@@ -26,7 +26,7 @@ inline namespace on_cuda {
 // ---- forward --------------------
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>) statistics_kernel(Problem<T> problem) {
+__global__ void __launch_bounds__(kThreads, kResident) statistics_kernel(Problem<T> problem) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const Problem<T> p = problem.sample(block_sample(problem.tiles));
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) statistics_kernel(Prob
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>)
+__global__ void __launch_bounds__(kThreads, kResident)
     forward_kernel(Problem<T> problem, bool renormalize, View<T> output) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 
 // Per query the key with the largest s', the first of equals; nothing is written where all are zero.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>) argmax_kernel(Problem<T> problem, int64_t* best) {
+__global__ void __launch_bounds__(kThreads, kResident) argmax_kernel(Problem<T> problem, int64_t* best) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const int64_t n = block_sample(problem.tiles);
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>) mean_kernel(Problem<T> problem) {
+__global__ void __launch_bounds__(kThreads, kResident) mean_kernel(Problem<T> problem) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const Problem<T> p = problem.sample(block_sample(problem.tiles));
@@ -196,8 +196,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) mean_kernel(Problem<T>
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>)
-    query_gradient_kernel(Problem<T> problem, View<T> grad_query) {
+__global__ void __launch_bounds__(kThreads, kResident) query_gradient_kernel(Problem<T> problem, View<T> grad_query) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const int64_t n = block_sample(problem.tiles);
@@ -217,7 +216,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>) key_gradient_kernel(Problem<T> problem, View<T> grad_key) {
+__global__ void __launch_bounds__(kThreads, kResident) key_gradient_kernel(Problem<T> problem, View<T> grad_key) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const int64_t n = block_sample(problem.tiles);
@@ -237,8 +236,7 @@ __global__ void __launch_bounds__(kThreads, kResident<T>) key_gradient_kernel(Pr
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident<T>)
-    value_gradient_kernel(Problem<T> problem, View<T> grad_value) {
+__global__ void __launch_bounds__(kThreads, kResident) value_gradient_kernel(Problem<T> problem, View<T> grad_value) {
   using R = Accumulator<T>;
   __shared__ Tile<R> tile;
   const int64_t n = block_sample(problem.tiles);

@@ -40,10 +40,8 @@ __device__ __forceinline__ int64_t block_sample(int64_t tiles) { return blockIdx
 __device__ __forceinline__ int block_row(int64_t tiles) { return static_cast<int>(blockIdx.x % tiles) * kTile; }
 __device__ __forceinline__ int block_channel() { return static_cast<int>(blockIdx.y) * kChannels; }
 
-// Blocks that a multiprocessor should hold at once, which bounds registers; said aloud because the compiler would
-// rather spill than drop from four.
-template <typename T>
-constexpr int kResident = sizeof(T) == 8 ? 1 : 2;
+// Blocks that a multiprocessor should hold at once, which bounds registers: with two, sums of sums would spill.
+constexpr int kResident = 1;
 
 template <typename R>
 using Scores = R[kPerThread][kPerThread];

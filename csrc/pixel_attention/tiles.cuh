@@ -87,7 +87,8 @@ __device__ __forceinline__ R row_total(R value) {
   return value;
 }
 
-// tile += A Bᵀ over all channels, of the listed rows; row -1 is zero.
+// tile += A Bᵀ over all channels, of the listed rows; row -1 is zero. What is staged at once is summed apart first: a
+// sum of short sums rounds less than one long sum.
 template <typename R, typename T>
 __device__ void add_product(R (&tile)[kPerThread][kPerThread], const Features<T>& a, const int* a_rows,
                             const Features<T>& b, const int* b_rows, R* staged) {
@@ -106,6 +107,8 @@ __device__ void add_product(R (&tile)[kPerThread][kPerThread], const Features<T>
       bs[(first + s) * kTile + row] = has_b && inside ? static_cast<R>(b_at[c0 + s]) : R(0);
     }
     __syncthreads();
+    R staged_sum[kPerThread][kPerThread];
+    clear(staged_sum);
 #pragma unroll
     for (int c = 0; c < kDepth<R>; ++c) {
       const auto left = load_pack<R, kPerThread>(as + c * kTile + thread_row());
@@ -113,8 +116,12 @@ __device__ void add_product(R (&tile)[kPerThread][kPerThread], const Features<T>
 #pragma unroll
       for (int i = 0; i < kPerThread; ++i)
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j) tile[i][j] += left.at[i] * right.at[j];
+        for (int j = 0; j < kPerThread; ++j) staged_sum[i][j] += left.at[i] * right.at[j];
     }
+#pragma unroll
+    for (int i = 0; i < kPerThread; ++i)
+#pragma unroll
+      for (int j = 0; j < kPerThread; ++j) tile[i][j] += staged_sum[i][j];
   }
 }
 

@@ -1,406 +1,263 @@
-"""Attention with shift propagation (Eqs. 6-8) in Triton, for the tensor cores.
+"""Attention with shift propagation (Eqs. 6-8) in Triton, for the tensor cores: the operators' host side.
 
-The structure is that of csrc/pixel_attention/cuda.cu: query and key pixels are listed on the device, and every program
-walks tiles of queries × keys. The shift of Eq. 8 never moves scores: the tile of s*(p+δ, q+δ) is made from the features
-at p+δ and q+δ, and is added to the tile of (p, q). Products take operands in the dtype of the inputs and add up in
-float32; weights are rounded to that dtype before the second product.
-
-Masks are (N, H·W), features (N, H·W, channels). Statistics (N, H·W, 3) hold per query pixel the largest score, the log
-of Σ exp(score - largest), and the row sum of s'. `masks`, `pixels` and `counts` hold those of the queries first, then
-those of the keys.
+Scores are made once, tile by tile, in scratch of a fixed size in global memory, small enough for the GPU's second-level
+cache; the shift of Eq. 8 adds up rows there. attention_plan says how tiles are cut, attention_layout how features lie,
+attention_scores and attention_products hold the kernels. Products take operands in the dtype of the inputs and add up in
+float32; weights are rounded to that dtype before the second product. Of float16 inputs, the scores' gradients, which
+would overflow, are float32, multiplied as TF32, which holds float16 exactly.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-BLOCK = 64  # queries, and keys, of a tile
-WARPS = 8  # four would spill registers
-INDEX_BLOCK = 1024
-
-# ---- pieces of the kernels -----------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _shifted(rows, present, mask, dy, dx, h, w):
-    """The pixels at a shift, and which of them are in the map and in the mask."""
-    y, x = rows // w + dy, rows % w + dx
-    present = present & (y >= 0) & (y < h) & (x >= 0) & (x < w)
-    at = tl.where(present, y * w + x, 0)
-    return at, present & (tl.load(mask + at) != 0)
+from . import attention_plan as planning
+from .attention_layout import finish_kernel, image_kernel, index_kernel, rows_kernel, spread_kernel
+from .attention_plan import ROWS, Layout, Step, pitch
+from .attention_products import columns_product_kernel, rows_product_kernel
+from .attention_scores import (
+    argmax_kernel,
+    combine_kernel,
+    pair_kernel,
+    propagate_kernel,
+    score_gradient_kernel,
+    statistics_kernel,
+)
 
 
-@triton.jit
-def _product(a, a_rows, a_present, b, b_rows, b_present, channels, total, STEP: tl.constexpr, PRECISION: tl.constexpr):
-    """total + A Bᵀ over all channels of the features at a_rows and b_rows; zero where they are not present."""
-    a_rows, b_rows = a_rows.to(tl.int64) * channels, b_rows.to(tl.int64) * channels
-    for first in range(0, channels, STEP):
-        c = first + tl.arange(0, STEP)
-        inside = c < channels
-        left = tl.load(a + a_rows[:, None] + c[None, :], mask=a_present[:, None] & inside[None, :], other=0.0)
-        right = tl.load(b + b_rows[None, :] + c[:, None], mask=b_present[None, :] & inside[:, None], other=0.0)
-        total = tl.dot(left, right, total, input_precision=PRECISION)
-    return total
+@functools.cache
+def _names(kernel) -> frozenset[str]:
+    return frozenset((*kernel.arg_names, "num_warps", "num_stages"))
 
 
-@triton.jit
-def _softmax(
-    query, key, statistics, scale, q, has_q, k, has_k, channels, BLOCK: tl.constexpr, STEP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """s* of the pixels q and k; zero where either is not present."""
-    scores = tl.zeros([BLOCK, BLOCK], tl.float32)
-    scores = scale * _product(query, q, has_q, key, k, has_k, channels, scores, STEP, PRECISION)
-    at = statistics + 3 * q.to(tl.int64)
-    top = tl.load(at, mask=has_q, other=0.0)
-    log_sum = tl.load(at + 1, mask=has_q, other=0.0)
-    # The maximum first: it cancels what is large, where a sum of both would have been rounded.
-    scores = tl.where(has_q[:, None] & has_k[None, :], scores - top[:, None], -float("inf"))
-    return tl.exp(scores - log_sum[:, None])
+def _strides(map_: Tensor, prefix: str = "s") -> dict[str, int]:
+    return {f"{prefix}{name}": stride for name, stride in zip("nchw", map_.stride(), strict=True)}
 
 
-@triton.jit
-def _shifted_weights(
-    query, key, query_mask, key_mask, statistics, scale, q, has_q, k, has_k, h, w, radius_y, radius_x, channels,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """s' of the pixels q and k: Eq. 8."""
-    weights = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for dy in range(-radius_y, radius_y + 1):
-        for dx in range(-radius_x, radius_x + 1):
-            q_at, q_there = _shifted(q, has_q, query_mask, dy, dx, h, w)
-            k_at, k_there = _shifted(k, has_k, key_mask, dy, dx, h, w)
-            weights += _softmax(
-                query, key, statistics, scale, q_at, q_there, k_at, k_there, channels, BLOCK, STEP, PRECISION
-            )
-    return weights
+def _mask_strides(mask: Tensor, prefix: str) -> dict[str, int]:
+    return {f"{prefix}_s{name}": mask.stride(dimension) for name, dimension in (("n", 0), ("h", 2), ("w", 3))}
 
 
-@triton.jit
-def _softmax_and_gradient(
-    query, key, value, grad, query_mask, key_mask, statistics, factors, offsets, scale, q, has_q, k, has_k, h, w,
-    radius_y, radius_x, channels, value_channels, RENORMALIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
-    VALUE_STEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """s* and ds* = Σ_δ ds'(p+δ, q+δ) of the pixels q and k; ds' = factor · (dO·V - offset) where renormalised."""
-    gradient = tl.zeros([BLOCK, BLOCK], tl.float32)
-    for dy in range(-radius_y, radius_y + 1):
-        for dx in range(-radius_x, radius_x + 1):
-            q_at, q_there = _shifted(q, has_q, query_mask, dy, dx, h, w)
-            k_at, k_there = _shifted(k, has_k, key_mask, dy, dx, h, w)
-            if RENORMALIZE:
-                product = tl.zeros([BLOCK, BLOCK], tl.float32)
-                product = _product(
-                    grad, q_at, q_there, value, k_at, k_there, value_channels, product, VALUE_STEP, PRECISION
-                )
-                factor = tl.load(factors + q_at, mask=q_there, other=0.0)
-                offset = tl.load(offsets + q_at, mask=q_there, other=0.0)
-                gradient += tl.where(k_there[None, :], factor[:, None] * (product - offset[:, None]), 0.0)
-            else:
-                gradient = _product(
-                    grad, q_at, q_there, value, k_at, k_there, value_channels, gradient, VALUE_STEP, PRECISION
-                )
-    weights = _softmax(query, key, statistics, scale, q, has_q, k, has_k, channels, BLOCK, STEP, PRECISION)
-    return weights, gradient
+def _pixels_last(map_: Tensor) -> bool:
+    """Whether neighbouring pixels lie closer to one another than neighbouring channels."""
+    return abs(map_.stride(3)) < abs(map_.stride(1))
 
 
-@triton.jit
-def _rows_at(pixels, first, count, BLOCK: tl.constexpr):
-    """The pixels of rows [first, first + BLOCK) of a list, and which rows there are."""
-    rows = first + tl.arange(0, BLOCK)
-    return tl.load(pixels + rows, mask=rows < count, other=0), rows < count
-
-
-@triton.jit
-def _features(data, rows, present, first_channel, channels, CHANNELS: tl.constexpr):
-    """A chunk of channels of the features at rows."""
-    c = first_channel + tl.arange(0, CHANNELS)
-    at = data + rows.to(tl.int64)[:, None] * channels + c[None, :]
-    return tl.load(at, mask=present[:, None] & (c < channels)[None, :], other=0.0)
-
-
-@triton.jit
-def _store(data, rows, present, first_channel, channels, stride_pixel, stride_channel, values, CHANNELS: tl.constexpr):
-    c = first_channel + tl.arange(0, CHANNELS)
-    at = data + rows.to(tl.int64)[:, None] * stride_pixel + c.to(tl.int64)[None, :] * stride_channel
-    tl.store(at, values.to(data.dtype.element_ty), mask=present[:, None] & (c < channels)[None, :])
-
-
-# ---- kernels -------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def index_kernel(masks, pixels, counts, size, BLOCK: tl.constexpr):
-    """Lists the set pixels of each of the (2·N) masks in raster order."""
-    which = tl.program_id(0).to(tl.int64)
-    masks += which * size
-    pixels += which * size
-    before = 0
-    for first in range(0, size, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        is_set = (tl.load(masks + at, mask=at < size, other=0) != 0).to(tl.int32)
-        tl.store(pixels + before + tl.cumsum(is_set, 0) - 1, at, mask=is_set != 0)
-        before += tl.sum(is_set, 0)
-    tl.store(counts + which, before)
-
-
-@triton.jit
-def statistics_kernel(
-    query, key, pixels, counts, statistics, scale, size, channels,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """T(p) = max_q S(p,q) and log Σ_q exp(S(p,q) - T(p))."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_query = tl.program_id(0) * BLOCK
-    if (first_query >= queries) | (keys == 0):
-        return
-    query += sample * size * channels
-    key += sample * size * channels
-    q, has_q = _rows_at(pixels + sample * size, first_query, queries, BLOCK)
-    top = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for first_key in range(0, keys, BLOCK):
-        k, has_k = _rows_at(pixels + (samples + sample) * size, first_key, keys, BLOCK)
-        scores = tl.zeros([BLOCK, BLOCK], tl.float32)
-        scores = _product(query, q, has_q, key, k, has_k, channels, scores, STEP, PRECISION)
-        scores = tl.where(has_k[None, :], scale * scores, -float("inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        # Scores that overflow to -inf add nothing; a difference of infinities would be NaN.
-        finite_top = tl.where(new_top == -float("inf"), 0.0, new_top)
-        total = total * tl.exp(top - finite_top) + tl.sum(tl.exp(scores - finite_top[:, None]), 1)
-        top = new_top
-    at = statistics + 3 * (sample * size + q)
-    tl.store(at, top, mask=has_q)
-    tl.store(at + 1, tl.log(total), mask=has_q)
-
-
-@triton.jit
-def forward_kernel(
-    query, key, value, masks, pixels, counts, statistics, output, stride_pixel, stride_channel, scale, h, w,
-    radius_y, radius_x, channels, value_channels, RENORMALIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
-    CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """O = s' V (divided by the row sums of s' where renormalised)."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_query, first_channel, size = tl.program_id(0) * BLOCK, tl.program_id(2) * CHANNELS, h * w
-    if first_query >= queries:
-        return
-    query += sample * size * channels
-    key += sample * size * channels
-    value += sample * size * value_channels
-    q, has_q = _rows_at(pixels + sample * size, first_query, queries, BLOCK)
-    total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    row_sum = tl.zeros([BLOCK], tl.float32)
-    for first_key in range(0, keys, BLOCK):
-        k, has_k = _rows_at(pixels + (samples + sample) * size, first_key, keys, BLOCK)
-        weights = _shifted_weights(
-            query, key, masks + sample * size, masks + (samples + sample) * size, statistics + 3 * sample * size, scale,
-            q, has_q, k, has_k, h, w, radius_y, radius_x, channels, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
-        row_sum += tl.sum(weights, 1)
-        chunk = _features(value, k, has_k, first_channel, value_channels, CHANNELS)
-        total = tl.dot(weights.to(chunk.dtype), chunk, total, input_precision=PRECISION)
-    if first_channel == 0:
-        tl.store(statistics + 3 * (sample * size + q) + 2, row_sum, mask=has_q)
-    if RENORMALIZE:
-        total = total / tl.where(row_sum > 0, row_sum, 1.0)[:, None]
-    output += sample * size * value_channels
-    _store(output, q, has_q, first_channel, value_channels, stride_pixel, stride_channel, total, CHANNELS)
-
-
-@triton.jit
-def argmax_kernel(
-    query, key, masks, pixels, counts, statistics, best, scale, h, w, radius_y, radius_x, channels,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Per query the key with the largest s', the first of equals; nothing is written where all are zero."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_query, size = tl.program_id(0) * BLOCK, h * w
-    if first_query >= queries:
-        return
-    query += sample * size * channels
-    key += sample * size * channels
-    q, has_q = _rows_at(pixels + sample * size, first_query, queries, BLOCK)
-    largest = tl.zeros([BLOCK], tl.float32)
-    at = tl.full([BLOCK], -1, tl.int64)
-    for first_key in range(0, keys, BLOCK):
-        k, has_k = _rows_at(pixels + (samples + sample) * size, first_key, keys, BLOCK)
-        weights = _shifted_weights(
-            query, key, masks + sample * size, masks + (samples + sample) * size, statistics + 3 * sample * size, scale,
-            q, has_q, k, has_k, h, w, radius_y, radius_x, channels, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
-        tile_largest = tl.max(weights, 1)
-        # Pixels are in raster order, so the first of equals has the smallest number.
-        tile_at = tl.min(tl.where(weights == tile_largest[:, None], k[None, :], size), 1)
-        at = tl.where(tile_largest > largest, tile_at.to(tl.int64), at)
-        largest = tl.maximum(largest, tile_largest)
-    tl.store(best + sample * size + q, at, mask=has_q)
-
-
-@triton.jit
-def mean_kernel(
-    query, key, value, grad, masks, pixels, counts, statistics, factors, offsets, means, scale, h, w, radius_y,
-    radius_x, channels, value_channels, RENORMALIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
-    VALUE_STEP: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """D(p) = Σ_q s*(p,q) ds*(p,q)."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_query, size = tl.program_id(0) * BLOCK, h * w
-    if first_query >= queries:
-        return
-    q, has_q = _rows_at(pixels + sample * size, first_query, queries, BLOCK)
-    mean = tl.zeros([BLOCK], tl.float32)
-    for first_key in range(0, keys, BLOCK):
-        k, has_k = _rows_at(pixels + (samples + sample) * size, first_key, keys, BLOCK)
-        weights, gradient = _softmax_and_gradient(
-            query + sample * size * channels, key + sample * size * channels, value + sample * size * value_channels,
-            grad + sample * size * value_channels, masks + sample * size, masks + (samples + sample) * size,
-            statistics + 3 * sample * size, factors + sample * size, offsets + sample * size, scale, q, has_q, k, has_k,
-            h, w, radius_y, radius_x, channels, value_channels, RENORMALIZE, BLOCK, STEP, VALUE_STEP, PRECISION,
-        )  # fmt: skip
-        mean += tl.sum(weights * gradient, 1)
-    tl.store(means + sample * size + q, mean, mask=has_q)
-
-
-@triton.jit
-def score_gradient_kernel(
-    query, key, value, grad, masks, pixels, counts, statistics, factors, offsets, means, result, stride_pixel,
-    stride_channel, scale, h, w, radius_y, radius_x, channels, value_channels, OF_KEYS: tl.constexpr,
-    RENORMALIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, VALUE_STEP: tl.constexpr,
-    CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """dQ = λ dS K, or (OF_KEYS) dK = λ dSᵀ Q, with dS = s* (ds* - D)."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_own, first_channel, size = tl.program_id(0) * BLOCK, tl.program_id(2) * CHANNELS, h * w
-    own, others = (keys, queries) if OF_KEYS else (queries, keys)
-    if first_own >= own:
-        return
-    query += sample * size * channels
-    key += sample * size * channels
-    query_pixels, key_pixels = pixels + sample * size, pixels + (samples + sample) * size
-    total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for first_other in range(0, others, BLOCK):
-        q, has_q = _rows_at(query_pixels, first_other if OF_KEYS else first_own, queries, BLOCK)
-        k, has_k = _rows_at(key_pixels, first_own if OF_KEYS else first_other, keys, BLOCK)
-        weights, gradient = _softmax_and_gradient(
-            query, key, value + sample * size * value_channels, grad + sample * size * value_channels,
-            masks + sample * size, masks + (samples + sample) * size, statistics + 3 * sample * size,
-            factors + sample * size, offsets + sample * size, scale, q, has_q, k, has_k, h, w, radius_y, radius_x,
-            channels, value_channels, RENORMALIZE, BLOCK, STEP, VALUE_STEP, PRECISION,
-        )  # fmt: skip
-        mean = tl.load(means + sample * size + q, mask=has_q, other=0.0)
-        gradient = scale * weights * (gradient - mean[:, None])
-        if OF_KEYS:
-            chunk = _features(query, q, has_q, first_channel, channels, CHANNELS)
-            total = tl.dot(tl.trans(gradient.to(chunk.dtype)), chunk, total, input_precision=PRECISION)
-        else:
-            chunk = _features(key, k, has_k, first_channel, channels, CHANNELS)
-            total = tl.dot(gradient.to(chunk.dtype), chunk, total, input_precision=PRECISION)
-    rows, present = _rows_at(key_pixels if OF_KEYS else query_pixels, first_own, own, BLOCK)
-    result += sample * size * channels
-    _store(result, rows, present, first_channel, channels, stride_pixel, stride_channel, total, CHANNELS)
-
-
-@triton.jit
-def value_gradient_kernel(
-    query, key, grad, masks, pixels, counts, statistics, factors, result, stride_pixel, stride_channel, scale, h, w,
-    radius_y, radius_x, channels, value_channels, RENORMALIZE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
-    CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """dV = s'ᵀ dO, rows of s' divided by their sums where renormalised."""
-    sample, samples = tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    queries, keys = tl.load(counts + sample), tl.load(counts + samples + sample)
-    first_key, first_channel, size = tl.program_id(0) * BLOCK, tl.program_id(2) * CHANNELS, h * w
-    if first_key >= keys:
-        return
-    query += sample * size * channels
-    key += sample * size * channels
-    grad += sample * size * value_channels
-    k, has_k = _rows_at(pixels + (samples + sample) * size, first_key, keys, BLOCK)
-    total = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for first_query in range(0, queries, BLOCK):
-        q, has_q = _rows_at(pixels + sample * size, first_query, queries, BLOCK)
-        weights = _shifted_weights(
-            query, key, masks + sample * size, masks + (samples + sample) * size, statistics + 3 * sample * size, scale,
-            q, has_q, k, has_k, h, w, radius_y, radius_x, channels, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
-        if RENORMALIZE:
-            weights = weights * tl.load(factors + sample * size + q, mask=has_q, other=0.0)[:, None]
-        chunk = _features(grad, q, has_q, first_channel, value_channels, CHANNELS)
-        total = tl.dot(tl.trans(weights.to(chunk.dtype)), chunk, total, input_precision=PRECISION)
-    result += sample * size * value_channels
-    _store(result, k, has_k, first_channel, value_channels, stride_pixel, stride_channel, total, CHANNELS)
-
-
-# ---- host ----------------------------------------------------------------------------------------------------------
-
-
-class _Call:
-    """Operands and launch arguments that the kernels of one call share; keyword names are the kernels'."""
-
-    def __init__(self, query: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int) -> None:
-        n, channels, h, w = query.shape
-        self.device, self.tiles, self.samples = query.device, triton.cdiv(h * w, BLOCK), n
-        masks = torch.stack([query_mask, key_mask]).view(2 * n, h * w).view(torch.uint8)
-        # A shift of the map's size or more leaves the map.
-        radii = {"radius_y": min(radius, h - 1), "radius_x": min(radius, w - 1)}
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-        self.arguments = {
-            "masks": masks,
-            "pixels": torch.empty(masks.shape, dtype=torch.int32, device=self.device),
-            "counts": torch.empty(2 * n, dtype=torch.int32, device=self.device),
-            "scale": scale, "size": h * w, "h": h, "w": w, **radii, "channels": channels,
-            "BLOCK": BLOCK, "STEP": _power(channels, 64), "PRECISION": precision,
-        }  # fmt: skip
-        with self._device():
-            index = {name: self.arguments[name] for name in ("masks", "pixels", "counts", "size")}
-            index_kernel[(2 * n,)](**index, BLOCK=INDEX_BLOCK)
-
-    def _device(self):
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else torch.no_grad()
-
-    def launch(self, kernel, channels: int | None = None, **arguments) -> None:
-        """Runs a kernel over tiles, samples and, where `channels` is given, chunks of as many output channels."""
-        chunks = ()
-        if channels is not None:
-            if channels == 0:
-                return
-            arguments["CHANNELS"] = _power(channels, 128)
-            chunks = (triton.cdiv(channels, arguments["CHANNELS"]),)
-        arguments = {name: value for name, value in (self.arguments | arguments).items() if name in kernel.arg_names}
-        with self._device():
-            kernel[(self.tiles, self.samples, *chunks)](**arguments, num_warps=WARPS)
-
-
-def _power(channels: int, most: int) -> int:
-    """A block of channels: tensor cores take 16 or more."""
-    return min(most, max(16, triton.next_power_of_2(channels)))
-
-
-def _rows(map_: Tensor) -> Tensor:
-    """(N, C, H, W) as contiguous (N, H·W, C): a view where channels_last."""
-    return map_.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
-
-
-def _zero_map(like: Tensor) -> tuple[Tensor, dict]:
-    """Zeros in the layout of `like`, and their strides as kernel arguments."""
+def _empty_map(like: Tensor) -> Tensor:
+    """In the layout of `like`: channels_last or contiguous."""
     channels_last = like.shape[1] > 1 and like.stride(1) == 1
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    zeros = torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=layout).zero_()
-    return zeros, {"stride_pixel": zeros.stride(3), "stride_channel": zeros.stride(1)}
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
-def _per_pixel(query: Tensor, *count: int) -> Tensor:
-    """Zeros (N, H·W, *count)."""
-    return torch.zeros(query.shape[0], query.shape[2] * query.shape[3], *count, device=query.device)
+class Call:
+    """Operands, scratch and launches of one call; keyword names are the kernels'."""
+
+    def __init__(
+        self, query: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        """dtype: of the products' operands, where it is not the query's."""
+        self.layout = Layout.of(query.shape, radius)
+        self.device, self.dtype = query.device, dtype or query.dtype
+        self.launch_table = planning.LAUNCH[self.dtype.itemsize]
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        lay = self.layout
+        self.key_mask = key_mask.view(torch.uint8)
+        self.mask_strides = _mask_strides(key_mask, "mask")
+        self.shared = {
+            "samples": lay.samples, "size": lay.size, "h": lay.h, "w": lay.w, "width": lay.width, "halo": lay.halo,
+            "length": lay.length, "scale": scale, "ROWS": ROWS, "SAMPLES": triton.next_power_of_2(lay.samples),
+            "SKEWED": lay.halo > 0, "RADIUS_Y": lay.radius_y, "RADIUS_X": lay.radius_x,
+            "PRECISION": "tf32" if tf32 else "ieee",
+            "pixels": self.empty(lay.samples, lay.size, dtype=torch.int32),
+            "rank": self.empty(lay.samples, lay.size, dtype=torch.int32),
+            "counts": self.empty(lay.samples, dtype=torch.int32),
+            "keys": self.empty(lay.samples, lay.length, dtype=torch.uint8),
+        }  # fmt: skip
+        strides = _mask_strides(query_mask, "query") | _mask_strides(key_mask, "key")
+        self.launch(
+            index_kernel, (lay.samples,), query_mask=query_mask.view(torch.uint8), key_mask=self.key_mask, **strides,
+            BLOCK=min(4096, max(128, triton.next_power_of_2(lay.size))), num_warps=8,
+        )  # fmt: skip
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def launch(self, kernel, grid: tuple[int, ...], **arguments) -> None:
+        if min(grid) == 0:
+            return
+        names = _names(kernel)
+        arguments = {name: value for name, value in (self.shared | arguments).items() if name in names}
+        elsewhere = self.device.type == "cuda" and self.device.index != torch.cuda.current_device()
+        with torch.cuda.device(self.device) if elsewhere else contextlib.nullcontext():
+            kernel[grid](**arguments)
+
+    def parameters(self, kernel: str, channels: int | None = None) -> dict[str, int]:
+        """Of the launch table, with blocks of channels no larger than a row."""
+        chosen = dict(self.launch_table[kernel])
+        if channels is not None:
+            for name in ("DEPTH", "CHANNELS"):
+                if name in chosen and not (kernel in ("rows", "columns") and name == "DEPTH"):
+                    chosen[name] = min(chosen[name], pitch(channels))
+            chosen["PITCH"] = pitch(channels)
+        return chosen
+
+    # ---- features --------------------------------------------------------------------------------------------------
+
+    def image(self, map_: Tensor, masked: bool = False, writes_keys: bool = False) -> Tensor:
+        """(N, length, PITCH): the keys' side of a product."""
+        channels, lay = map_.shape[1], self.layout
+        image = self.empty(lay.samples, lay.length, pitch(channels), dtype=self.dtype)
+        self.launch(
+            image_kernel, (lay.length // ROWS, lay.samples), map_=map_, **_strides(map_), key_mask=self.key_mask,
+            **self.mask_strides, image=image, channels=channels, MASKED=masked, WRITES_KEYS=writes_keys,
+            PIXELS_LAST=_pixels_last(map_), DEPTH=min(64, pitch(channels)), PITCH=pitch(channels), num_warps=4,
+        )  # fmt: skip
+        return image
+
+    def rows(self, map_: Tensor, **renormalized) -> Tensor:
+        """(tiles · ROWS, PITCH): the queries' side of a product."""
+        channels, lay = map_.shape[1], self.layout
+        rows = self.empty(lay.tiles * ROWS, pitch(channels), dtype=self.dtype)
+        other = renormalized.get("other", map_)
+        arguments = {"other": other, "statistics": rows, "offsets": rows} | renormalized
+        self.launch(
+            rows_kernel, (lay.tiles,), map_=map_, **_strides(map_), **_strides(other, "other_s"), **arguments,
+            rows=rows, channels=channels, RENORMALIZED=bool(renormalized), PIXELS_LAST=_pixels_last(map_),
+            DEPTH=min(64, pitch(channels)), PITCH=pitch(channels), num_warps=4,
+        )  # fmt: skip
+        return rows
+
+    def grad_rows(self, grad: Tensor, output: Tensor, statistics: Tensor, renormalize: bool) -> tuple[Tensor, dict]:
+        """Rows of dO' and, as an argument of `pair`, where renormalised, the row constants c."""
+        if not renormalize:
+            return self.rows(grad), {}
+        offsets = {"offsets": self.empty(self.layout.samples, self.layout.size)}
+        return self.rows(grad, other=output, statistics=statistics, **offsets), offsets
+
+    def spread(self, image: Tensor, map_: Tensor) -> None:
+        channels, lay = map_.shape[1], self.layout
+        depth = min(64, pitch(channels))
+        self.launch(
+            spread_kernel, (triton.cdiv(lay.size, ROWS), pitch(channels) // depth, lay.samples), image=image, map_=map_,
+            **_strides(map_), channels=channels, PIXELS_LAST=_pixels_last(map_), DEPTH=depth, PITCH=pitch(channels),
+            num_warps=4,
+        )  # fmt: skip
+
+    # ---- scores ----------------------------------------------------------------------------------------------------
+
+    def softmax_statistics(self, query: Tensor, key: Tensor, channels: int, statistics: Tensor) -> None:
+        lay, parameters = self.layout, self.parameters("statistics", channels)
+        blocks = lay.length // parameters["BLOCK"]
+        each = triton.cdiv(blocks, planning.splits(round(planning.QUERY_SHARE * lay.tiles), blocks))
+        spans = triton.cdiv(blocks, each)
+        partial = self.empty(spans, lay.samples, lay.size, 2)
+        self.launch(
+            statistics_kernel, (lay.tiles, spans), query=query, key=key, partial=partial,
+            span=each * parameters["BLOCK"], **parameters,
+        )  # fmt: skip
+        self.launch(
+            combine_kernel, (triton.cdiv(lay.size, 128), lay.samples), partial=partial, statistics=statistics,
+            spans=spans, BLOCK=128, num_warps=4,
+        )  # fmt: skip
+
+    def pair(self, left: Tensor, right: Tensor, channels: int, scores: Tensor, plan, step: Step, **what) -> None:
+        arguments = {"statistics": left, "offsets": left} | what
+        parameters = self.parameters("pair", channels)
+        span, spans = planning.spans(plan, parameters["BLOCK"])
+        self.launch(
+            pair_kernel, (step.tiles + 2 * plan.halo_tiles, spans), left=left, right=right, scores=scores,
+            first_tile=step.first_tile - plan.halo_tiles, first_column=step.first_column, columns=plan.pitch, span=span,
+            SOFTMAX="statistics" in what, WITH_OFFSETS="offsets" in what, **arguments, **parameters,
+        )  # fmt: skip
+
+    def propagate(self, source: Tensor, target: Tensor, plan, step: Step, cut: int, **what) -> None:
+        parameters = self.parameters("propagate")
+        span, spans = planning.spans(plan, parameters["BLOCK"])
+        # Features are zero where there is no key, so that only who looks at weights themselves wants zeros there too.
+        arguments = {"sums": source, "weights": source, "spans": 0, "MASKED": "sums" in what} | what
+        if "sums" in what:
+            arguments["spans"] = what["sums"].shape[1]
+        self.launch(
+            propagate_kernel, (step.tiles, spans), source=source, target=target, **_of(step, plan), span=span,
+            first_span=cut * spans, GRADIENT="weights" in what, SUMS="sums" in what, **arguments, **parameters,
+        )  # fmt: skip
+
+    def sums(self, plan) -> Tensor:
+        """Room for the shares of row sums of a band."""
+        _, spans = planning.spans(plan, self.parameters("propagate")["BLOCK"])
+        return self.empty(plan.tiles * ROWS, len(plan.bands[0]) * spans)
+
+    # ---- products --------------------------------------------------------------------------------------------------
+
+    def parts(self, plan, channels: int) -> Tensor:
+        """Room for the parts of a sum over keys."""
+        tiles = plan.tiles if len(plan.bands) > 1 else round(planning.QUERY_SHARE * plan.tiles)
+        parameters = self.parameters("rows", channels)
+        programs = tiles * (parameters["PITCH"] // parameters["CHANNELS"])
+        each = plan.tiles * ROWS * pitch(channels) * 4
+        slots = min(planning.splits(programs, plan.pitch // 256), planning.parts_of_sums(self.layout.samples, each))
+        return self.empty(max(1, slots), plan.tiles * ROWS, pitch(channels))
+
+    def rows_product(
+        self, scores: Tensor, image: Tensor, channels: int, parts: Tensor, plan, step: Step, cut: int
+    ) -> None:
+        parameters, slots = self._for_scores("rows", channels, scores), parts.shape[0]
+        span = planning.up(triton.cdiv(plan.pitch, slots), parameters["DEPTH"])
+        self.launch(
+            rows_product_kernel, (step.tiles, parameters["PITCH"] // parameters["CHANNELS"], slots), scores=scores,
+            image=image, parts=parts, span=span, ADDS=cut > 0, part_rows=parts.shape[1], **_of(step, plan),
+            **parameters,
+        )  # fmt: skip
+
+    def finish(self, parts: Tensor, map_: Tensor, step: Step, **what) -> None:
+        """Parts to the queries' pixels of a map."""
+        channels = map_.shape[1]
+        depth = min(64, pitch(channels))
+        arguments = {"sums": parts, "statistics": parts, "blocks": 0, "RENORMALIZE": False} | what
+        if "sums" in what:
+            arguments["blocks"] = what["sums"].shape[1]
+        self.launch(
+            finish_kernel, (step.tiles, pitch(channels) // depth), parts=parts, map_=map_, **_strides(map_),
+            first_tile=step.first_tile, part_rows=parts.shape[1], slots=parts.shape[0], channels=channels,
+            WITH_SUMS="sums" in what, PIXELS_LAST=_pixels_last(map_), DEPTH=depth, PITCH=pitch(channels), **arguments,
+            num_warps=4,
+        )  # fmt: skip
+
+    def columns_product(self, scores: Tensor, rows: Tensor, channels: int, image: Tensor, plan, step: Step) -> None:
+        parameters = self._for_scores("columns", channels, scores)
+        blocks = plan.pitch // parameters["BLOCK"]
+        self.launch(
+            columns_product_kernel, (blocks, parameters["PITCH"] // parameters["CHANNELS"], self.layout.samples),
+            scores=scores, rows=rows, image=image, tiles=step.tiles, **_of(step, plan), **parameters,
+        )  # fmt: skip
+
+    def _for_scores(self, kernel: str, channels: int, scores: Tensor) -> dict:
+        """Launch parameters by the dtype of the scores; float32 scores of float16 inputs are multiplied as TF32."""
+        if scores.dtype == self.dtype:
+            return self.parameters(kernel, channels)
+        chosen = planning.LAUNCH[4][kernel]
+        return self.parameters(kernel, channels) | chosen | {
+            "CHANNELS": min(chosen["CHANNELS"], pitch(channels)), "PRECISION": "tf32"
+        }  # fmt: skip
+
+
+def _of(step: Step, plan) -> dict[str, int]:
+    return {
+        "first_tile": step.first_tile, "halo_tiles": plan.halo_tiles, "first_column": step.first_column,
+        "columns": plan.pitch, "begin": step.begin, "end": step.end,
+    }  # fmt: skip
+
+
+def _scratch(call: Call, plan, *dtypes: torch.dtype, halo: bool) -> list[Tensor]:
+    rows = plan.scratch_rows if halo else plan.tiles * ROWS
+    return [call.empty(rows, plan.pitch, dtype=dtype) for dtype in dtypes]
 
 
 def forward(
@@ -413,17 +270,36 @@ def forward(
     radius: int,
     renormalize: bool,
 ) -> tuple[Tensor, Tensor]:
-    output, strides = _zero_map(value)
-    statistics = _per_pixel(query, 3)
-    if statistics.numel() > 0:
-        call = _Call(query, query_mask, key_mask, scale, radius)
-        operands = {"query": _rows(query), "key": _rows(key), "statistics": statistics}
-        call.launch(statistics_kernel, **operands)
-        call.launch(
-            forward_kernel, value.shape[1], **operands, value=_rows(value), output=output,
-            **strides, value_channels=value.shape[1], RENORMALIZE=renormalize,
-        )  # fmt: skip
+    output = _empty_map(value).zero_()
+    statistics = torch.zeros(query.shape[0], query.shape[2] * query.shape[3], 3, device=query.device)
+    if statistics.numel() == 0 or value.shape[1] == 0:
+        return output, statistics
+    call = Call(query, query_mask, key_mask, scale, radius)
+    key_image, value_image = call.image(key, writes_keys=True), call.image(value, masked=True)
+    query_rows = call.rows(query)
+    channels, value_channels = query.shape[1], value.shape[1]
+    _attend(call, query_rows, key_image, channels, value_image, value_channels, statistics, output, renormalize)
     return output, statistics
+
+
+def _attend(call, query, key, channels, value, value_channels, statistics, output, renormalize) -> None:
+    """Statistics, and the output at the queries' pixels."""
+    lay, size = call.layout, query.element_size()
+    copies = 1 if lay.halo == 0 else 2
+    plan = planning.plan(lay, copies * size, size, planning.scratch_bytes(lay.samples, size))
+    call.softmax_statistics(query, key, channels, statistics)
+    (weights,) = _scratch(call, plan, query.dtype, halo=True)
+    shifted = weights if lay.halo == 0 else _scratch(call, plan, query.dtype, halo=False)[0]
+    parts = call.parts(plan, value_channels)
+    sums = {"sums": call.sums(plan)} if renormalize else {}
+    for band in plan.bands:
+        for cut, step in enumerate(band):
+            call.pair(query, key, channels, weights, plan, step, statistics=statistics)
+            if lay.halo > 0 or renormalize:
+                call.propagate(weights, shifted, plan, step, cut, **sums)
+            call.rows_product(shifted, value, value_channels, parts, plan, step, cut)
+        extra = {**sums, "statistics": statistics, "RENORMALIZE": renormalize} if renormalize else {}
+        call.finish(parts, output, band[0], **extra)
 
 
 def backward(
@@ -440,38 +316,100 @@ def backward(
     renormalize: bool,
     needed: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grads = [_zero_map(t) if need else (None, {}) for t, need in zip((query, key, value), needed, strict=True)]
-    results = tuple(result for result, _ in grads)
-    if statistics.numel() == 0:
-        return results
-    call = _Call(query, query_mask, key_mask, scale, radius)
-    factors = offsets = statistics  # not read
-    if renormalize:
-        row_sums = statistics[:, :, 2]
-        factors = torch.where(row_sums > 0, 1 / row_sums, 0.0)
-        offsets = (grad_output.float() * output.float()).sum(1).flatten(1)
-    operands = {
-        "query": _rows(query), "key": _rows(key), "grad": _rows(grad_output), "statistics": statistics,
-        "factors": factors, "offsets": offsets, "value_channels": value.shape[1], "RENORMALIZE": renormalize,
-    }  # fmt: skip
-    if needed[2]:
-        call.launch(value_gradient_kernel, value.shape[1], **operands, result=results[2], **grads[2][1])
-    if needed[0] or needed[1]:
-        operands |= {"value": _rows(value), "means": _per_pixel(query), "VALUE_STEP": _power(value.shape[1], 64)}
-        call.launch(mean_kernel, **operands)
-        for i in (0, 1):
-            if needed[i]:
+    grads = tuple(_empty_map(t) if need else None for t, need in zip((query, key, value), needed, strict=True))
+    if statistics.numel() == 0 or value.shape[1] == 0 or query.shape[1] == 0:
+        return tuple(None if grad is None else grad.zero_() for grad in grads)
+    call = Call(query, query_mask, key_mask, scale, radius)
+    key_image, value_image = call.image(key, writes_keys=True), call.image(value, masked=True)
+    grad_rows, offsets = call.grad_rows(grad_output, output, statistics, renormalize)
+    targets = [None if grads[0] is None else grads[0].zero_()]
+    targets += [
+        None if grad is None else torch.zeros(image.shape, device=image.device)
+        for grad, image in zip(grads[1:], (key_image, value_image), strict=True)
+    ]
+    _attend_backward(
+        call, call.rows(query), key_image, query.shape[1], value_image, value.shape[1], grad_rows, statistics, offsets,
+        targets,
+    )  # fmt: skip
+    for grad, image in zip(grads[1:], targets[1:], strict=True):
+        if grad is not None:
+            call.spread(image, grad)
+    return grads
+
+
+def _attend_backward(call, query, key, channels, value, value_channels, grad, statistics, offsets, targets) -> None:
+    """Gradients: a map of the queries' (written at their pixels), images of the keys' and values' (added to), each
+    None where not asked for. `offsets` holds those of the renormalisation, if any."""
+    lay, size = call.layout, query.element_size()
+    grad_query, grad_key, grad_value = targets
+    wants_scores = grad_query is not None or grad_key is not None
+    wide = torch.float32 if query.dtype == torch.float16 else query.dtype
+    halo_row_bytes = size + (wide.itemsize if wants_scores else 0)
+    budget = planning.scratch_bytes(lay.samples, size, backward=wants_scores)
+    cut_cost = 1.6 if wants_scores else 1.0  # see below
+    plan = planning.plan(lay, 2 * halo_row_bytes, halo_row_bytes, budget, cut_cost)
+    (weights,) = _scratch(call, plan, query.dtype, halo=True)
+    (plain,) = _scratch(call, plan, wide if wants_scores else query.dtype, halo=False)
+    # Weights and, later, their gradients; of different width where those of float16 are float32.
+    shifted = plain if plain.dtype == query.dtype else plain.view(query.dtype).view(-1, plan.pitch)[: len(plain)]
+    if lay.halo == 0:
+        shifted = weights
+    if wants_scores:
+        pairs, propagated = *_scratch(call, plan, wide, halo=True), *_scratch(call, plan, wide, halo=False)
+        sums = call.sums(plan)
+    if grad_query is not None:
+        parts = call.parts(plan, channels)
+
+    def scores(step: Step, cut: int) -> None:
+        call.pair(query, key, channels, weights, plan, step, statistics=statistics)
+        if wants_scores:
+            call.pair(grad, value, value_channels, pairs, plan, step, **offsets)
+            call.propagate(pairs, propagated, plan, step, cut, weights=weights, sums=sums)
+
+    for band in plan.bands:
+        # Where keys are cut too, D is known after all cuts only, and scores are made again.
+        if len(band) > 1 and wants_scores:
+            for cut, step in enumerate(band):
+                scores(step, cut)
+        for cut, step in enumerate(band):
+            scores(step, cut)
+            if grad_value is not None:
+                if lay.halo > 0:
+                    call.propagate(weights, shifted, plan, step, cut)
+                call.columns_product(shifted, grad, value_channels, grad_value, plan, step)
+            if wants_scores:
+                block = call.parameters("propagate")
+                span, spans = planning.spans(plan, block["BLOCK"])
                 call.launch(
-                    score_gradient_kernel, query.shape[1], **operands, result=results[i], **grads[i][1], OF_KEYS=i == 1
-                )
-    return results
+                    score_gradient_kernel, (step.tiles, spans), weights=weights, gradient=propagated, target=plain,
+                    sums=sums, span=span, spans=sums.shape[1], **_of(step, plan), **block,
+                )  # fmt: skip
+            if grad_query is not None:
+                call.rows_product(plain, key, channels, parts, plan, step, cut)
+            if grad_key is not None:
+                call.columns_product(plain, query, channels, grad_key, plan, step)
+        if grad_query is not None:
+            call.finish(parts, grad_query, band[0])
 
 
 def argmax(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int) -> Tensor:
     best = torch.full((query.shape[0], *query.shape[2:]), -1, dtype=torch.int64, device=query.device)
-    if best.numel() > 0:
-        call = _Call(query, query_mask, key_mask, scale, radius)
-        operands = {"query": _rows(query), "key": _rows(key), "statistics": _per_pixel(query, 3)}
-        call.launch(statistics_kernel, **operands)
-        call.launch(argmax_kernel, **operands, best=best)
+    if best.numel() == 0:
+        return best
+    call = Call(query, query_mask, key_mask, scale, radius)
+    lay, size = call.layout, query.element_size()
+    key_rows, query_rows = call.image(key, writes_keys=True), call.rows(query)
+    statistics = call.empty(lay.samples, lay.size, 3)
+    call.softmax_statistics(query_rows, key_rows, query.shape[1], statistics)
+    plan = planning.plan(lay, 2 * size, size, planning.scratch_bytes(lay.samples, size))
+    (weights,), (shifted,) = (_scratch(call, plan, query.dtype, halo=halo) for halo in (True, False))
+    largest = torch.zeros(lay.samples, lay.size, device=query.device)
+    for band in plan.bands:
+        for cut, step in enumerate(band):
+            call.pair(query_rows, key_rows, query.shape[1], weights, plan, step, statistics=statistics)
+            call.propagate(weights, shifted, plan, step, cut, MASKED=True)
+            call.launch(
+                argmax_kernel, (step.tiles,), scores=shifted, largest=largest, best=best, **_of(step, plan), BLOCK=128,
+                num_warps=8,
+            )  # fmt: skip
     return best

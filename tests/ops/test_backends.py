@@ -136,21 +136,19 @@ def test_every_operator_with_kernels_is_known():
     assert set(backends.KERNELS) <= set(backends.BACKENDS)
 
 
-def test_auto_prefers_the_tensor_cores_for_halves_on_cuda():
+def test_what_auto_prefers_on_cuda():
     class Tensor:
         device = torch.device("cuda")
 
         def __init__(self, dtype):
             self.dtype = dtype
 
-    for dtype, wanted in (
-        (torch.float64, ("cuda",)),
-        (torch.float32, ("cuda",)),
-        (torch.float16, ("triton", "cuda")),
-        (torch.bfloat16, ("triton", "cuda")),
-    ):
-        for operator in backends.OPERATORS:
-            assert backends.preferred(operator, Tensor(dtype)) == wanted
+    for operator in backends.OPERATORS:
+        assert backends.preferred(operator, Tensor(torch.float64)) == ("cuda",)
+        for dtype in (torch.float16, torch.bfloat16):
+            assert backends.preferred(operator, Tensor(dtype)) == ("triton", "cuda")
+    assert backends.preferred("partial_conv2d", Tensor(torch.float32)) == ("cuda",)
+    assert backends.preferred("shift_attention", Tensor(torch.float32)) == ("triton", "cuda")
     assert backends.preferred("shift_attention", torch.empty(0, device="meta")) == ()
 
 

@@ -73,7 +73,8 @@ def test_general_queries_keys_and_values(backend, device, renormalize):
     is_key[1] = False  # a sample without keys
     output = shift_attention(
         query, key, value, is_query, is_key, scale=2.0, radius=1, renormalize=renormalize, backend=backend
-    )
+    ).cpu()
+    query, key, value, is_query, is_key = (t.cpu() for t in (query, key, value, is_query, is_key))
     for i in range(2):
         weights = shifted_weights(query[i], key[i], is_query[i, 0], is_key[i, 0], 2.0, 1)
         if renormalize:

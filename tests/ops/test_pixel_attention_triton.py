@@ -130,30 +130,44 @@ def test_reasons():
 
 
 COMPILE = """
-    import json, subprocess, sys
+    import json
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
-    from msa_ops.triton import pixel_attention as kernels
+    from msa_ops.triton import attention_holes, attention_layout, attention_plan, attention_products, attention_scores
 
-    POINTERS = {"masks": "*u8", "pixels": "*i32", "counts": "*i32", "best": "*i64"}
-    STATISTICS = ("statistics", "factors", "offsets", "means")
-    MAPS = ("query", "key", "value", "grad", "output", "result")
+    POINTERS = {
+        **dict.fromkeys(("query_mask", "key_mask", "valid", "keys"), "*u8"),
+        **dict.fromkeys(("pixels", "rank", "counts"), "*i32"),
+        **dict.fromkeys(("statistics", "offsets", "partial", "sums", "parts", "largest"), "*fp32"), "best": "*i64",
+        **dict.fromkeys(("unit_gradient", "value_gradient"), "*fp32"), "scale": "fp32", "eps": "fp32",
+    }
+    MAPS = ("query", "key", "map_", "image", "rows", "left", "right", "scores", "source", "weights", "target",
+            "gradient", "other", "grad", "result", "unit", "value")
+    TABLE = {"statistics_kernel": "statistics", "pair_kernel": "pair", "propagate_kernel": "propagate",
+             "score_gradient_kernel": "propagate", "rows_product_kernel": "rows", "columns_product_kernel": "columns"}
+    FLAGS = dict.fromkeys(("SKEWED", "MASKED", "WRITES_KEYS", "RENORMALIZED", "RENORMALIZE", "WITH_SUMS", "SOFTMAX",
+                           "WITH_OFFSETS", "GRADIENT", "SUMS", "ADDS"), True)
     seen = {}
-    for name, kernel in vars(kernels).items():
-        if not name.endswith("_kernel"):
-            continue
-        constants = {"BLOCK": 1024 if name == "index_kernel" else kernels.BLOCK, "STEP": 64, "VALUE_STEP": 64,
-                     "CHANNELS": 128, "PRECISION": "ieee", "OF_KEYS": True, "RENORMALIZE": True}
-        constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-        signature = {}
-        for argument in kernel.arg_names:
-            kinds = POINTERS | dict.fromkeys(STATISTICS, "*fp32") | dict.fromkeys(MAPS, "*bf16") | {"scale": "fp32"}
-            signature[argument] = "constexpr" if argument in constants else kinds.get(argument, "i32")
-        for target in (80, 90):
-            source = ASTSource(kernel, signature=signature, constexprs=constants)
-            options = {"num_warps": kernels.WARPS}
-            compiled = compile(source, target=GPUTarget("cuda", target, 32), options=options)
-            seen[f"{name} sm_{target}"] = [compiled.metadata.shared, "mma" in compiled.asm["ptx"]]
+    for module in (attention_layout, attention_scores, attention_products, attention_holes):
+        for name, kernel in vars(module).items():
+            if not name.endswith("_kernel") or kernel.fn.__module__ != module.__name__:
+                continue
+            for dtype, size in (("bf16", 2), ("fp32", 4)):
+                constants = {**FLAGS, "ROWS": attention_plan.ROWS, "SAMPLES": 8, "DEPTH": 64, "PITCH": 128, "BLOCK": 128,
+                             "PRECISION": "ieee", "RADIUS_Y": 1, "RADIUS_X": 1, "PIXELS_LAST": True}
+                options = {"num_warps": 4, "num_stages": 1}
+                if name in TABLE:
+                    constants |= attention_plan.LAUNCH[size][TABLE[name]]
+                    options = {key: constants.pop(key) for key in options}
+                constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+                kinds = POINTERS | dict.fromkeys(MAPS, "*" + dtype)
+                if name in ("columns_product_kernel", "spread_kernel"):
+                    kinds["image"] = "*fp32"
+                signature = {a: "constexpr" if a in constants else kinds.get(a, "i32") for a in kernel.arg_names}
+                for target in (80, 90):
+                    source = ASTSource(kernel, signature=signature, constexprs=constants)
+                    compiled = compile(source, target=GPUTarget("cuda", target, 32), options=options)
+                    seen[f"{name} {dtype} sm_{target}"] = [compiled.metadata.shared, "mma" in compiled.asm["ptx"]]
     print(json.dumps(seen))
 """
 
@@ -166,7 +180,8 @@ def test_kernels_compile_for_gpus_that_are_not_here():
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     seen = json.loads(result.stdout)
-    assert len(seen) == 2 * 7
+    assert len(seen) == 2 * 2 * 15
+    products = ("statistics", "pair", "rows_product", "columns_product")
     for name, (shared_bytes, tensor_cores) in seen.items():
         assert shared_bytes <= 99 * 1024, name  # what the smallest chip of compute capability 8 grants
-        assert tensor_cores == (not name.startswith("index")), name
+        assert tensor_cores == (name.startswith(products) and "bf16" in name), name
