@@ -131,7 +131,7 @@ def _draw_roofs(axes: Axes, roofs: dict) -> None:
     axes.plot(xs, [min(tflops, bandwidth * x) for x in xs], color=GREY, linewidth=1.2)
     text = dict(textcoords="offset points", color=GREY, fontsize=7.5)
     axes.annotate(f"matrix product {tflops:.3g} TFLOP/s", (ridge, tflops), (-4, 5), **text)
-    axes.annotate(f"copy {roofs['gbytes_per_s']:.3g} GB/s", (low, bandwidth * low), (14, 2), **text)
+    axes.annotate(f"copy {roofs['gbytes_per_s']:,.0f} GB/s", (low, bandwidth * low), (14, 2), **text)
 
 
 # ---- what both share -----------------------------------------------------------------------------------------------

@@ -87,8 +87,11 @@ __device__ __forceinline__ R row_total(R value) {
   return value;
 }
 
-// tile += A Bᵀ over all channels, of the listed rows; row -1 is zero. What is staged at once is summed apart first: a
-// sum of short sums rounds less than one long sum.
+// Channels that are summed apart, as a sum of short sums rounds less than one long sum.
+constexpr int kSummedApart = 8;
+static_assert(kDepth<float> % kSummedApart == 0 && kDepth<double> % kSummedApart == 0);
+
+// tile += A Bᵀ over all channels, of the listed rows; row -1 is zero.
 template <typename R, typename T>
 __device__ void add_product(R (&tile)[kPerThread][kPerThread], const Features<T>& a, const int* a_rows,
                             const Features<T>& b, const int* b_rows, R* staged) {
@@ -107,21 +110,24 @@ __device__ void add_product(R (&tile)[kPerThread][kPerThread], const Features<T>
       bs[(first + s) * kTile + row] = has_b && inside ? static_cast<R>(b_at[c0 + s]) : R(0);
     }
     __syncthreads();
-    R staged_sum[kPerThread][kPerThread];
-    clear(staged_sum);
 #pragma unroll
-    for (int c = 0; c < kDepth<R>; ++c) {
-      const auto left = load_pack<R, kPerThread>(as + c * kTile + thread_row());
-      const auto right = load_pack<R, kPerThread>(bs + c * kTile + thread_column());
+    for (int first_channel = 0; first_channel < kDepth<R>; first_channel += kSummedApart) {
+      R sum[kPerThread][kPerThread];
+      clear(sum);
+#pragma unroll
+      for (int c = first_channel; c < first_channel + kSummedApart; ++c) {
+        const auto left = load_pack<R, kPerThread>(as + c * kTile + thread_row());
+        const auto right = load_pack<R, kPerThread>(bs + c * kTile + thread_column());
+#pragma unroll
+        for (int i = 0; i < kPerThread; ++i)
+#pragma unroll
+          for (int j = 0; j < kPerThread; ++j) sum[i][j] += left.at[i] * right.at[j];
+      }
 #pragma unroll
       for (int i = 0; i < kPerThread; ++i)
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j) staged_sum[i][j] += left.at[i] * right.at[j];
+        for (int j = 0; j < kPerThread; ++j) tile[i][j] += sum[i][j];
     }
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i)
-#pragma unroll
-      for (int j = 0; j < kPerThread; ++j) tile[i][j] += staged_sum[i][j];
   }
 }
 

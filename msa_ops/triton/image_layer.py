@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .partial_conv import device_of, precision, strides_of, weight_arguments
+from .partial_conv_tiles import cdiv, power
 
 #: Output channels, and channels of the skip: 16 positions of each are one block.
 MOST_CHANNELS = 4
@@ -141,9 +142,9 @@ def backward(
     """Gradients of low, skip (never asked for), weight and bias."""
     n, c1, h, w = low.shape
     c2, out_channels = skip.shape[1], weight.shape[0]
-    block_c = max(16, triton.next_power_of_2(c1))
+    block_c = max(16, power(c1))
     pixels = n * h * w
-    programs = min(PROGRAMS, triton.cdiv(pixels, BLOCK))
+    programs = min(PROGRAMS, cdiv(pixels, BLOCK))
     grad_low = torch.empty_like(low, memory_format=torch.channels_last) if needed[0] else None
     grad_weight = torch.empty_like(weight, memory_format=torch.channels_last)
     grad_bias = weight.new_empty(out_channels) if needed[3] else None

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from .partial_conv_kernels import conv_kernel, finish_kernel, phase_weight_kernel, upcat_kernel
-from .partial_conv_tiles import Tiles, step_for, tiles_for
+from .partial_conv_tiles import Tiles, cdiv, power, step_for, tiles_for
 
 #: Sources of fewer channels are summed by rows of taps.
 NARROW = 16
@@ -45,8 +44,8 @@ def device_of(x: Tensor):
 
 def _finish(tiles: Tiles, parts: Tensor, ratio: Tensor, bias: Tensor | None, output: Tensor) -> None:
     pixels, channels = ratio.numel(), output.shape[1]
-    block_n = min(128, triton.next_power_of_2(channels))
-    grid = triton.cdiv(channels, block_n), triton.cdiv(pixels, 16)
+    block_n = min(128, power(channels))
+    grid = cdiv(channels, block_n), cdiv(pixels, 16)
     finish_kernel[grid](
         parts, ratio, bias, output, pixels, channels, HAS_BIAS=bias is not None, PARTS=tiles.parts, BLOCK_M=16,
         BLOCK_N=block_n,
@@ -75,7 +74,7 @@ def conv_forward(
     )
     narrow = c < NARROW
     step = step_for(kernel[1] * c if narrow else c)
-    steps = kernel[0] if narrow else kernel[0] * kernel[1] * triton.cdiv(c, step)
+    steps = kernel[0] if narrow else kernel[0] * kernel[1] * cdiv(c, step)
     tiles = tiles_for(n, out_h, out_w, weight.shape[0], steps, step, rows_of_taps=narrow)
     output, new_mask, ratio, parts = _results(input, (n, weight.shape[0], out_h, out_w), tiles)
     if output.numel() == 0:
@@ -115,7 +114,7 @@ def upcat_forward(
     if phases:
         tiles = tiles_for(n, h // 2, w // 2, out_channels, 0, step, phases=4, rows_of_taps=narrow)
     else:
-        tiles = tiles_for(n, h, w, out_channels, 9 * triton.cdiv(c1, step), step, rows_of_taps=narrow)
+        tiles = tiles_for(n, h, w, out_channels, 9 * cdiv(c1, step), step, rows_of_taps=narrow)
     output, new_mask, ratio, parts = _results(low, (n, out_channels, h, w), tiles)
     if output.numel() == 0:
         return output, new_mask, ratio
@@ -124,7 +123,7 @@ def upcat_forward(
         if phases:
             phase_weight = torch.empty(16, out_channels, c1, dtype=weight.dtype, device=weight.device)
             arguments = weight_arguments(weight) | dict(channels=c1, out_channels=out_channels)
-            grid = triton.cdiv(out_channels * c1, 1024), 16
+            grid = cdiv(out_channels * c1, 1024), 16
             phase_weight_kernel[grid](phases=phase_weight, size=out_channels * c1, **arguments, BLOCK=1024)
         upcat_kernel[tiles.grid](
             low, **strides_of("low", low), low_mask=low_mask, **strides_of("low_mask", low_mask, False), skip=skip,

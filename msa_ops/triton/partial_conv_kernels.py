@@ -173,7 +173,7 @@ def _store(
         total = _renormalise(total, ratio, bias, columns, has_column, HAS_BIAS)
         tl.store(output + at, total.to(output.dtype.element_ty), mask=there)
     else:
-        tl.store(parts + part * pixels.to(tl.int64) * out_channels + at, total, mask=there)
+        tl.store(parts + part.to(tl.int64) * pixels * out_channels + at, total, mask=there)
 
 
 # ---- kernels -------------------------------------------------------------------------------------------------------
@@ -307,8 +307,9 @@ def finish_kernel(
     at = pixel.to(tl.int64)[:, None] * out_channels + columns[None, :]
     there = present[:, None] & has_column[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for part in range(PARTS):
-        total += tl.load(parts + part * pixels.to(tl.int64) * out_channels + at, mask=there, other=0.0)
+    for _ in range(PARTS):
+        total += tl.load(parts + at, mask=there, other=0.0)
+        parts += pixels * out_channels
     ratio = tl.load(ratios + pixel, mask=present, other=0.0)
     total = _renormalise(total, ratio, bias, columns, has_column, HAS_BIAS)
     tl.store(output + at, total.to(output.dtype.element_ty), mask=there)

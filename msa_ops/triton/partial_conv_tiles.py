@@ -6,8 +6,7 @@ The table is measured on an H100 in bfloat16, on the generator's layers at batch
 from __future__ import annotations
 
 import dataclasses
-
-import triton
+import functools
 
 #: Programs that fill a large device (the 132 multiprocessors of an H100).
 FILL = 132
@@ -42,11 +41,22 @@ class Tiles:
     arguments: dict[str, int]
 
 
+def cdiv(a: int, b: int) -> int:
+    """Triton's own costs microseconds, since it also serves kernels."""
+    return -(-a // b)
+
+
+def power(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
 def step_for(channels: int) -> int:
     """Channels per step of the sum; tensor cores take 16 or more."""
-    return min(64, max(16, triton.next_power_of_2(channels)))
+    return min(64, max(16, power(channels)))
 
 
+@functools.lru_cache(maxsize=1024)
 def tiles_for(
     n: int,
     height: int,
@@ -70,8 +80,8 @@ def tiles_for(
     else:
         largest = WIDE if out_channels > 128 else NARROW_OUTPUT
         block = next((block for most, block in BLOCKS.items() if pixels <= most), largest)
-    channels = min(block.channels, max(16, triton.next_power_of_2(out_channels)))
-    rows, columns = triton.cdiv(pixels, block.pixels), triton.cdiv(out_channels, channels)
+    channels = min(block.channels, max(16, power(out_channels)))
+    rows, columns = cdiv(pixels, block.pixels), cdiv(out_channels, channels)
     parts = 1
     if phases == 1 and not rows_of_taps:
         parts = max(1, min(FILL // max(1, rows * columns), steps // LEAST_STEPS))
