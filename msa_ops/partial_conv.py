@@ -295,8 +295,8 @@ def triton_map_reasons(*maps: Tensor) -> list[str]:
     reasons = []
     if not all(map_.dim() == 4 and wants_channels_last(map_) for map_ in maps):
         reasons.append("it reads and writes maps in channels_last only")
-    if any(map_.dim() == 4 and map_[:1].numel() >= 2**31 for map_ in maps):
-        reasons.append("it counts the elements of a sample in 32 bits")
+    if any(map_.dim() == 4 and max(map_[:1].numel(), map_[:, :1].numel()) >= 2**31 for map_ in maps):
+        reasons.append("it counts the elements of a sample, and the pixels of a batch, in 32 bits")
     return reasons
 
 

@@ -187,12 +187,15 @@ def conv_kernel(
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, HAS_BIAS: tl.constexpr, NARROW: tl.constexpr, PARTS: tl.constexpr,
     PRECISION: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_N: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Grid: tiles of output channels, tiles of TILE_H × TILE_W pixels, parts. TILE_H = 0: TILE_W pixels in raster
-    order, across rows and samples. `numerator` is E over the channels that the mask's plane stands for."""
+    """Grid: tiles of TILE_H × TILE_W pixels times tiles of output channels, the latter running faster; parts.
+    TILE_H = 0: TILE_W pixels in raster order, across rows and samples. `numerator` is E over the channels that the
+    mask's plane stands for."""
     BLOCK_M: tl.constexpr = TILE_W if TILE_H == 0 else TILE_H * TILE_W
-    n, y, x, present = _pixels(tl.program_id(1), out_height, out_width, pixels, TILE_H, TILE_W, BLOCK_M)
+    across = tl.cdiv(out_channels, BLOCK_N)
+    tile, column, part = tl.program_id(0) // across, tl.program_id(0) % across, tl.program_id(1)
+    n, y, x, present = _pixels(tile, out_height, out_width, pixels, TILE_H, TILE_W, BLOCK_M)
     at_y, at_x = y * stride_h - padding_h, x * stride_w - padding_w
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = column * BLOCK_N + tl.arange(0, BLOCK_N)
     has_column = columns < out_channels
     bits, entries = _valid_taps(
         mask + n.to(tl.int64) * mask_n, at_y, at_x, present, mask_h, mask_w, height, width, dilation_h, dilation_w,
@@ -208,13 +211,13 @@ def conv_kernel(
     else:
         total = _add_taps(
             total, image, image_h, image_w, image_c, at_y, at_x, bits, dilation_h, dilation_w, weight,
-            columns * weight_o, has_column, weight_h, weight_w, weight_c, channels, tl.program_id(2), KERNEL_H,
+            columns * weight_o, has_column, weight_h, weight_w, weight_c, channels, part, KERNEL_H,
             KERNEL_W, 0, STEP, PARTS, PRECISION,
         )  # fmt: skip
-    is_first = (tl.program_id(0) == 0) & (tl.program_id(2) == 0)
+    is_first = (column == 0) & (part == 0)
     _store(
         total, entries, numerator, (n * out_height + y) * out_width + x, present, columns, has_column, out_channels,
-        bias, output, ratios, new_mask, parts, tl.program_id(2), pixels, is_first, HAS_BIAS, PARTS,
+        bias, output, ratios, new_mask, parts, part, pixels, is_first, HAS_BIAS, PARTS,
     )  # fmt: skip
 
 
@@ -231,18 +234,17 @@ def upcat_kernel(
     small map, and the last index counts the four phases: it makes the outputs (2y + a, 2x + b). The phases' weight lies
     as [phase][tap][C_out][C_low]."""
     BLOCK_M: tl.constexpr = TILE_W if TILE_H == 0 else TILE_H * TILE_W
-    part = tl.program_id(2)
+    across = tl.cdiv(out_channels, BLOCK_N)
+    tile, column, part = tl.program_id(0) // across, tl.program_id(0) % across, tl.program_id(1)
     if PHASES:
         a, b = part // 2, part % 2
-        n, low_y, low_x, present = _pixels(
-            tl.program_id(1), height // 2, width // 2, pixels // 4, TILE_H, TILE_W, BLOCK_M
-        )
+        n, low_y, low_x, present = _pixels(tile, height // 2, width // 2, pixels // 4, TILE_H, TILE_W, BLOCK_M)
         y, x = 2 * low_y + a, 2 * low_x + b
-        is_first = tl.program_id(0) == 0
+        is_first = column == 0
     else:
-        n, y, x, present = _pixels(tl.program_id(1), height, width, pixels, TILE_H, TILE_W, BLOCK_M)
-        is_first = (tl.program_id(0) == 0) & (part == 0)
-    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        n, y, x, present = _pixels(tile, height, width, pixels, TILE_H, TILE_W, BLOCK_M)
+        is_first = (column == 0) & (part == 0)
+    columns = column * BLOCK_N + tl.arange(0, BLOCK_N)
     has_column = columns < out_channels
     low_mask += n.to(tl.int64) * low_mask_n
     low += n.to(tl.int64) * low_n

@@ -36,7 +36,7 @@ ROWS_OF_TAPS = Block(128, 64, 4, 2)
 class Tiles:
     """A grid, among how many programs each sum is split, and the kernel's compile-time arguments."""
 
-    grid: tuple[int, int, int]
+    grid: tuple[int, int]
     parts: int
     arguments: dict[str, int]
 
@@ -89,7 +89,7 @@ def tiles_for(
     # is empty for one pixel it more often is for all.
     square = height % 8 == 0 and width % (block.pixels // 8) == 0
     return Tiles(
-        (columns, rows, phases * parts),
+        (rows * columns, phases * parts),
         parts,
         {
             "TILE_H": 8 if square else 0,

@@ -231,3 +231,30 @@ def test_an_empty_batch_in_the_decoder_form():
     output, _ = partial_conv2d_upcat(low[:0], low_mask[:0], skip[:0], skip_mask[:0], weight, bias, backend="triton")
     assert output.shape == (0, 3, 8, 8)
     assert not torch.autograd.grad(output.sum(), weight)[0].any()
+
+
+def test_what_torch_asks_of_the_operators():
+    """Schemas, fakes and autograd registrations."""
+    x, mask, weight, bias = make(1, 16, 4, 4, 3, (3, 3), torch.float32)
+    x = torch.randn_like(x).requires_grad_()
+    geometry = [1, 1], [1, 1], [1, 1], 1
+    ops = torch.ops.msa_ops
+    forward = x, mask, weight.requires_grad_(), bias, [16], *geometry, 9 * 16, False
+    torch.library.opcheck(ops.partial_conv2d_triton_forward, forward, rtol=1e-3, atol=1e-4)
+    low, low_mask, skip, skip_mask, weight, _ = upcat_operands(1, 16, 3, 2, 2, 3, torch.float32)
+    low, skip = (torch.randn_like(t) for t in (low, skip))
+    forward = low.requires_grad_(), low_mask, skip, skip_mask, weight, None, 9 * 19, False, False, True
+    torch.library.opcheck(ops.partial_conv2d_upcat_triton_forward, forward, rtol=1e-3, atol=1e-4)
+    output, _, ratio = ops.partial_conv2d_upcat_triton_forward(*forward)
+    grad = torch.randn_like(output)
+    backward = grad, low.detach(), low_mask, skip, skip_mask, weight, ratio.detach(), False, False, True
+    torch.library.opcheck(ops.partial_conv2d_upcat_triton_backward, (*backward, [True, False, True, True]))
+
+
+def test_second_order_is_refused():
+    low, low_mask, skip, skip_mask, weight, _ = upcat_operands(1, 16, 3, 2, 2, 3, torch.float32)
+    weight.requires_grad_()
+    output, _ = partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, backend="triton")
+    (grad,) = torch.autograd.grad(output.sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="partial_conv2d_upcat: second-order gradients are not supported"):
+        grad.sum().backward()
