@@ -35,8 +35,8 @@ CONDITIONS: dict[tuple[str, str], Callable[..., list[str]]] = {}
 
 
 def preferred(op: str, tensor: torch.Tensor) -> tuple[str, ...]:
-    """The backends that ``auto`` tries, best first. On CUDA the Triton kernels for float16 and bfloat16, and attention's
-    for float32 too; else the compiled kernels of the device, cuDNN among them. Measured on an H100
+    """The backends that ``auto`` tries, best first. On CUDA the Triton kernels for float16 and bfloat16, and those of
+    attention for float32 too; else the compiled kernels of the device, cuDNN among them. Measured on an H100
     (docs/performance.md)."""
     dtypes = (torch.float32, *HALVES) if op == "shift_attention" else HALVES
     if tensor.device.type == "cuda" and tensor.dtype in dtypes and op in KERNELS["triton"]:

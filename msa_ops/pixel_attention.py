@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import backends, checks, native
+from . import backends, checks, native, triton_operators
 from .partial_conv import fake_map, refuse_second_order, statistics_dtype
 from .reference import pixel_attention as reference
 
@@ -54,17 +54,20 @@ def shift_attention(
         ValueError: shapes, dtypes, devices or options that do not fit.
         RuntimeError: a named backend that cannot take the inputs.
 
-    Statistics and sums are float32 (float64 for float64). The Triton kernels, which ``auto`` takes for float16 and
-    bfloat16 on CUDA, multiply in the dtype of the inputs, as torch's own attention does; float32 is multiplied as TF32
-    there only if ``torch.backends.cuda.matmul.allow_tf32`` says so. Under autocast, query, key and value are cast as
-    those of torch's attention are.
+    On CUDA ``auto`` takes the Triton kernels for float16, bfloat16 and float32, the C++ kernels for float64 and where
+    Triton is missing. Statistics and sums are float32 (float64 for float64). Triton multiplies in the dtype of the
+    inputs, as torch's own attention does: weights are rounded to it, and so are the scores' gradients of bfloat16, but
+    not those of float16; float32 is multiplied as TF32 only if ``torch.backends.cuda.matmul.allow_tf32`` says so. The
+    C++ kernels multiply in float32 (float64 for float64). Under autocast, query, key and value are cast as those of
+    torch's attention are.
 
     Work is proportional to queries × keys, per sample; on CUDA without ever waiting for the device. Gradients flow to
     query, key and value; second order is refused by the kernels. Deterministic (on the CPU, for a given number of
-    threads). Extra memory: on the CPU the gathered inputs and at most 48 MiB of scores forward, 24 MiB backward,
-    whatever the size; on CUDA the gathered inputs and two lists of pixels, and in Triton a fixed scratch (37 MiB, or
-    12 MiB per sample; 1.75 times that backward), unless the radius is a large part of a large map, and float32 sums of
-    the gradients. The reference keeps all scores for its gradient.
+    threads). Extra memory, beyond a copy of the inputs and two lists of pixels: on the CPU at most 48 MiB of scores
+    forward, 24 MiB backward, whatever the size; in Triton, unless the radius is a large part of a large map, the larger
+    of 37 MiB (24 MiB for float32) and 24 MiB per sample of scores, 1.75 times that backward, the larger of 6 MiB and
+    4 MiB per sample of parts of sums, and float32 sums of the gradients of key and value; in C++ on CUDA nothing. The
+    reference keeps all scores for its gradient.
     """
     op = "shift_attention"
     query, key, value = checks.autocast(query, key, value)
@@ -336,7 +339,12 @@ def _operator(direction: str, backend: str):
 def _register(backend: str) -> None:
     from torch.utils.flop_counter import register_flop_formula
 
-    name = {direction: f"msa_ops::{_name(direction, backend)}" for direction in ("forward", "backward", "argmax")}
+    directions = ("forward", "backward", "argmax")
+    if backend == "triton":
+        for direction in directions:
+            like = _name(direction, "cuda")
+            triton_operators.define(_name(direction, backend), like, "pixel_attention", direction)
+    name = {direction: f"msa_ops::{_name(direction, backend)}" for direction in directions}
     torch.library.register_fake(name["forward"], _fake_forward)
     torch.library.register_fake(name["backward"], _fake_backward)
     torch.library.register_fake(name["argmax"], _fake_argmax)
@@ -346,25 +354,8 @@ def _register(backend: str) -> None:
     register_flop_formula(_operator("backward", backend), get_raw=True)(_flops_backward)
 
 
-def _define_triton() -> None:
-    """Operators with the schemas of the compiled ones, whose kernels are imported when first called."""
-
-    def kernel(direction):
-        def run(*args):
-            from .triton import pixel_attention as kernels
-
-            return getattr(kernels, direction)(*args)
-
-        return run
-
-    for direction in ("forward", "backward", "argmax"):
-        arguments = str(_operator(direction, "cuda").default._schema).split("(", 1)[1]
-        torch.library.define(f"msa_ops::{_name(direction, 'triton')}", f"({arguments}")
-        torch.library.impl(f"msa_ops::{_name(direction, 'triton')}", ("cpu", "cuda"), kernel(direction))
-
-
-# hole_attention's paper variant, on the Triton kernels: normalisation, attention and what passes by in one operator. The
-# last argument is the dtype of the products' operands.
+# hole_attention's paper variant, on the Triton kernels: normalisation, attention and what passes by in one operator.
+# The last argument is the dtype of the products' operands.
 _HOLES = {
     "forward": "(Tensor features, Tensor valid, float scale, int radius, bool renormalize, float eps, "
     "ScalarType dtype) -> (Tensor, Tensor)",
@@ -407,18 +398,9 @@ def _flops_holes_backward(grad_output, features, valid, *args, **kwargs) -> int:
 def _register_holes() -> None:
     from torch.utils.flop_counter import register_flop_formula
 
-    def kernel(direction):
-        def run(*args):
-            from .triton import attention_holes as kernels
-
-            return getattr(kernels, direction)(*args)
-
-        return run
-
-    name = "msa_ops::hole_attention_triton_"
     for direction, schema in _HOLES.items():
-        torch.library.define(name + direction, schema)
-        torch.library.impl(name + direction, ("cpu", "cuda"), kernel(direction))
+        triton_operators.define_new(f"hole_attention_triton_{direction}", schema, "attention_holes", direction)
+    name = "msa_ops::hole_attention_triton_"
     torch.library.register_fake(name + "forward", _fake_holes_forward)
     torch.library.register_fake(name + "backward", _fake_holes_backward)
     torch.library.register_autograd(name + "forward", _backward_holes, setup_context=_setup_holes)
@@ -430,6 +412,5 @@ def _register_holes() -> None:
 
 if native.MISSING["cpu"] is None:
     _register("cuda")
-    _define_triton()
     _register("triton")
     _register_holes()

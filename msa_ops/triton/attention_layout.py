@@ -1,8 +1,8 @@
 """Triton kernels that bring maps into the attention's layout (attention_plan.Layout) and back.
 
 Which pixels are queries is found on the device: `pixels` (N, H·W) lists them per sample in raster order, `rank`
-(N, H·W) says at which place of the list a pixel is, or -1, and `counts` (N) how many there are. The tiles of all samples
-are numbered through; grids are made for all pixels, and programs beyond the last tile return at once.
+(N, H·W) says at which place of the list a pixel is, or -1, and `counts` (N) how many there are. The tiles of all
+samples are numbered through; grids are made for all pixels, and programs beyond the last tile return at once.
 """
 
 from __future__ import annotations

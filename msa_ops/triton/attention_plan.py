@@ -15,9 +15,9 @@ COLUMNS = 256  # scratch rows are multiples of this
 
 MIB = 2**20
 
-#: Scratch of the forward, in bytes, by bytes of the operands: the larger of the two. The first is about what a GPU keeps
-#: in its second-level cache; float32's other tensors are larger, so that both keep within 64 MiB for a map of
-#: 128 × 128 × 128. For batches fewer, larger steps are worth more than that cache (docs/performance.md).
+#: Scratch of the forward, in bytes: the larger of the first, by bytes of the operands, and the second. The first is
+#: about what a GPU keeps in its second-level cache; float32's other tensors are larger, so that both keep within 64 MiB
+#: for a map of 128 × 128 × 128. For batches fewer, larger steps are worth more than that cache (docs/performance.md).
 SCRATCH_BYTES, SCRATCH_BYTES_PER_SAMPLE = {2: 37 * MIB, 4: 24 * MIB}, 24 * MIB
 
 #: The backward holds twice as many tiles, and may take as much more.
@@ -152,8 +152,8 @@ def scratch_bytes(samples: int, size: int, backward: bool = False) -> int:
 @functools.lru_cache(maxsize=256)
 def plan(layout: Layout, row_bytes: int, halo_row_bytes: int, budget: int, cut_cost: float = 1.0) -> Plan:
     """The cut of least work whose scratch fits the budget. A query takes row_bytes per pixel of the image, one of the
-    halo halo_row_bytes. Where keys are cut, work counts cut_cost times. Where
-    the radius is so large that nothing fits, the smallest tile there is."""
+    halo halo_row_bytes. Where keys are cut, work counts cut_cost times. Where the radius is so large that nothing fits,
+    the smallest tile there is."""
     best, least = None, float("inf")
     most_cuts = max(1, -(-(layout.length - 2 * layout.halo) // COLUMNS))
     for cuts in range(1, most_cuts + 1):

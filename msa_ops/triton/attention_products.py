@@ -12,12 +12,12 @@ from .attention_layout import jit_step, locate
 
 @jit_step
 def rows_product_kernel(
-    scores, image, counts, parts, first_tile, first_column, columns, span, part_rows, samples, length, ADDS: tl.constexpr,
-    ROWS: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr, PITCH: tl.constexpr,
-    PRECISION: tl.constexpr,
+    scores, image, counts, parts, first_tile, first_column, columns, span, part_rows, samples, length,
+    ADDS: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
+    PITCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """parts (slots, part_rows, PITCH): the sum over a span of columns of scores · features, for every query; ADDS, to what
-    there is, which earlier tiles of keys left."""
+    """parts (slots, part_rows, PITCH): the sum over a span of columns of scores · features, for every query; ADDS, to
+    what there is, which earlier tiles of keys left."""
     sample, _, _ = locate(counts, samples, first_tile + tl.program_id(0), SAMPLES, ROWS)
     if sample >= samples:
         return

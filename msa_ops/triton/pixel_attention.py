@@ -1,10 +1,10 @@
 """Attention with shift propagation (Eqs. 6-8) in Triton, for the tensor cores: the operators' host side.
 
-Scores are made once, tile by tile, in scratch of a fixed size in global memory, small enough for the GPU's second-level
-cache; the shift of Eq. 8 adds up rows there. attention_plan says how tiles are cut, attention_layout how features lie,
-attention_scores and attention_products hold the kernels. Products take operands in the dtype of the inputs and add up in
-float32; weights are rounded to that dtype before the second product. Of float16 inputs, the scores' gradients, which
-would overflow, are float32, multiplied as TF32, which holds float16 exactly.
+Scores are made once, tile by tile, in scratch of a fixed size in global memory, for one sample about what the GPU's
+second-level cache holds; the shift of Eq. 8 adds up rows there. attention_plan says how tiles are cut, attention_layout
+how features lie, attention_scores and attention_products hold the kernels. Products take operands in the dtype of the
+inputs and add up in float32; weights are rounded to that dtype before Eq. 8 and before the second product. Of float16
+inputs, the scores' gradients, which would overflow, are float32, multiplied as TF32, which holds float16 exactly.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ class Call:
         parameters = self.parameters("rows", channels)
         programs = tiles * (parameters["PITCH"] // parameters["CHANNELS"])
         each = plan.tiles * ROWS * pitch(channels) * 4
-        slots = min(planning.splits(programs, plan.pitch // 256), planning.parts_of_sums(self.layout.samples, each))
+        slots = planning.splits(programs, plan.pitch // planning.COLUMNS)
+        slots = min(slots, planning.parts_of_sums(self.layout.samples, each))
         return self.empty(max(1, slots), plan.tiles * ROWS, pitch(channels))
 
     def rows_product(

@@ -9,7 +9,10 @@ from msa_ops import hole_attention, native
 from .test_pixel_attention_triton import DEVICE
 from .tolerances import assert_accurate
 
-pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}")
+pytestmark = [
+    pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}"),
+    pytest.mark.usefixtures("small_plans"),
+]
 
 
 def run(backend, x, mask, **options):
@@ -40,7 +43,7 @@ def holes(n, h, w, share=0.6):
     ("radius", "dtype"), [(0, torch.float32), (1, torch.float32), (1, torch.float16), (5, torch.float32)]
 )
 def test_output_and_gradient(radius, dtype, renormalize):
-    x, mask = features(3, 5, 5, 4, dtype=dtype), holes(3, 5, 4)
+    x, mask = features(3, 5, 3, 4, dtype=dtype), holes(3, 3, 4)
     mask[1], mask[2] = False, True  # without background; without holes
     output, gradient = assert_like_the_reference(x, mask, radius=radius, renormalize=renormalize, scale=4.0)
     assert torch.equal(output[1:], x[1:])
@@ -50,7 +53,7 @@ def test_output_and_gradient(radius, dtype, renormalize):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_layouts_and_strides(memory_format):
-    x, mask = features(2, 70, 8, 12).to(memory_format=memory_format), holes(2, 8, 12)
+    x, mask = features(2, 70, 7, 12).to(memory_format=memory_format), holes(2, 7, 12)
     output, gradient = assert_like_the_reference(x, mask)
     assert output.is_contiguous(memory_format=memory_format)
     assert gradient.is_contiguous(memory_format=memory_format)
@@ -63,29 +66,39 @@ def test_norms_below_eps_count_as_eps():
     x, mask = features(1, 4, 6, 6), holes(1, 6, 6)
     x[..., :2] = 0.0
     x[..., 2:4] *= 1e-3
-    for eps in (1e-6, 0.01, 1.5):
+    for eps in (0.01, 1.5):
         assert_like_the_reference(x, mask, eps=eps)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("amplitude", [0.0, 1e-8, 1e4])
+@pytest.mark.parametrize(
+    ("dtype", "amplitude"),
+    [(torch.float32, 0.0), (torch.float32, 1e-8), (torch.float32, 1e4), (torch.float16, 0.0), (torch.float16, 1e4)],
+)
 def test_extreme_features_stay_finite(dtype, amplitude):
-    x = (torch.randn(2, 16, 9, 7) * amplitude).to(DEVICE, dtype)
-    for share in (0.01, 0.5, 0.99):
-        for result in run("triton", x, holes(2, 9, 7, share)):
-            assert torch.isfinite(result).all()
+    x = (torch.randn(3, 16, 9, 7) * amplitude).to(DEVICE, dtype)
+    mask = torch.cat([holes(1, 9, 7, share) for share in (0.01, 0.5, 0.99)])
+    for result in run("triton", x, mask):
+        assert torch.isfinite(result).all()
 
 
-def test_registration():
-    x, mask = features(2, 3, 5, 6).requires_grad_(), holes(2, 5, 6)
+def test_opcheck_in_both_layouts():
+    x, mask = features(1, 3, 3, 4), holes(1, 3, 4)
     options = (10.0, 1, True, 1e-6, torch.float32)
     operator = torch.ops.msa_ops.hole_attention_triton_forward
-    for layout in (torch.contiguous_format, torch.channels_last):
-        leaf = x.detach().to(memory_format=layout).requires_grad_()
-        torch.library.opcheck(operator, (leaf, mask, *options), rtol=1e-3, atol=1e-4)
+    torch.library.opcheck(operator, (x.clone().requires_grad_(), mask, *options), rtol=1e-3, atol=1e-4)
+    channels_last = x.to(memory_format=torch.channels_last).requires_grad_()
+    torch.library.opcheck(operator, (channels_last, mask, *options), test_utils="test_faketensor")
+
+
+def test_second_order_is_refused():
+    x, mask = features(1, 3, 3, 4).requires_grad_(), holes(1, 3, 4)
     (grad,) = torch.autograd.grad(hole_attention(x, mask, backend="triton").sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="hole_attention: second-order gradients are not supported"):
         grad.sum().backward()
+
+
+def test_flops_are_those_of_the_products_in_the_formulas():
+    x, mask = features(2, 3, 5, 6).requires_grad_(), holes(2, 5, 6)
     pairs = sum(int((~m).sum() * m.sum()) for m in mask)
     with FlopCounterMode(display=False) as counter:
         hole_attention(x, mask, backend="triton").sum().backward()

@@ -1,5 +1,7 @@
 """How the Triton kernels of attention cut their scratch, and that the cuts do not show in the results."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -11,8 +13,10 @@ pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"n
 if native.MISSING["triton"] is None:
     from msa_ops.triton import attention_plan as planning
 
-SHAPES = {"queries": (26, 12), "queries and keys": (3, 110)}
-BUDGETS = {"queries": 4 * 64 * 512 * 4, "queries and keys": 600_000}
+#: What is cut, and a shape of which that is true where scratch holds a tile of 64 float32 queries, its halo on both
+#: sides, and 256 columns.
+SHAPES = {"queries": (16, 10), "queries and keys": (3, 62)}
+BUDGET = (3 + 1) * 64 * 256 * 4
 
 
 def plan_of(shape, radius=1, samples=1, size=4, copies=2):
@@ -21,21 +25,22 @@ def plan_of(shape, radius=1, samples=1, size=4, copies=2):
 
 
 @pytest.fixture
-def small(request, monkeypatch):
-    """A budget that cuts the shape of that name, and nothing lost by many steps."""
-    monkeypatch.setattr(planning, "SCRATCH_BYTES", {4: BUDGETS[request.param]})
+def small(request, monkeypatch, small_plans):
+    """A shape that the budget cuts as its name says, forward and backward."""
+    monkeypatch.setattr(planning, "SCRATCH_BYTES", {4: BUDGET})
     monkeypatch.setattr(planning, "SCRATCH_BYTES_PER_SAMPLE", 0)
-    planning.plan.cache_clear()
-    layout, plan = plan_of(SHAPES[request.param])
-    assert len(plan.bands) > 1
-    assert (len(plan.bands[0]) > 1) == (request.param != "queries")
-    yield SHAPES[request.param]
-    planning.plan.cache_clear()
+    for budget, copies in ((1.0, 2), (planning.BACKWARD_SCRATCH, 4)):
+        layout = planning.Layout.of(torch.Size((1, 1, *SHAPES[request.param])), 1)
+        plan = planning.plan(layout, copies * 4, copies * 2, int(budget * BUDGET), 1.6 if copies == 4 else 1.0)
+        assert len(plan.bands) > 1
+        assert (len(plan.bands[0]) > 1) == (request.param != "queries")
+    return SHAPES[request.param]
 
 
 @pytest.mark.parametrize("small", SHAPES, indirect=True)
 def test_cut_scratch_gives_the_same(small):
     *maps, is_query, is_key = operands(*small, c=3, cv=4, n=1)
+    assert is_query.sum() > planning.ROWS  # so that more than one band has queries
     assert_like_the_reference(maps, (is_query, is_key), scale=1.5, radius=1, renormalize=True)
 
 
@@ -69,7 +74,7 @@ def test_plans_cover_everything_once_within_the_budget(dtype_bytes, shape, sampl
                 assert step.end + layout.halo <= plan.pitch
         assert covered[0][0] <= layout.halo
         assert covered[-1][1] >= layout.halo + layout.h * layout.width
-        assert all(a[1] == b[0] for a, b in zip(covered[:-1], covered[1:], strict=True))
+        assert all(a[1] == b[0] for a, b in pairwise(covered))
     assert len(plan.bands) == 1 or plan.halo_tiles * planning.ROWS >= min(
         radius * (shape[1] + 1), layout.size, (layout.tiles - 1) * planning.ROWS
     )
