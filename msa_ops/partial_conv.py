@@ -1,8 +1,8 @@
 """Fused partial convolution (Liu et al. 2018; Eqs. 1-5 of the paper): the public function, and what torch needs to know
 of the operators behind it (shapes, gradients, FLOPs).
 
-One box filter over the mask planes, one product x ⊙ m, the library's convolution, one in-place epilogue; on the CPU,
-for channels_last maps, convolutions of our own where they win, which read the mask themselves.
+One box filter over the mask planes, one product x ⊙ m, the library's convolution, one in-place epilogue; for
+channels_last maps, convolutions of our own where they win, which read the mask themselves: on the CPU, and in Triton.
 `docs/partial_conv.md` says what runs when, `csrc/partial_conv/` holds the kernels.
 """
 
@@ -74,7 +74,9 @@ def partial_conv2d(
     (none with ``input_is_masked``) during the call, and a few planes; the backward makes the same copy again rather
     than keeping it. Where the CPU's own convolutions run (docs/partial_conv.md) and the mask is one plane, there is no
     copy of input; there are the transformed weight, up to 2.8 times its size (in the backward twice), and a block of
-    tiles, 4 MiB or a row of tiles. An empty batch gives an empty result.
+    tiles, 4 MiB or a row of tiles. The Triton kernel, which ``auto`` takes for float16 and bfloat16 on CUDA, makes no
+    copy of input in the forward; small maps take the float32 parts of a split sum. It is compiled when a combination of
+    shapes is first met, which takes a second or two and is kept on disk. An empty batch gives an empty result.
     """
     checks.check_features(OP, "input", input)
     checks.check_features(OP, "weight", weight)
