@@ -47,9 +47,16 @@ def prepare(channels: int, side: int, settings: Settings) -> Contest:
     )
 
 
-def rule_picks(batch: int, channels: int, side: int, device: str | torch.device = "cpu") -> str:
-    low = torch.empty(batch, channels, side, side, device=device)
-    return PHASES if partial_conv_upcat.phases_win(low) else CONCAT
+def rule_picks(batch: int, channels: int, side: int, backend: str = "cpu") -> str:
+    low = torch.empty(batch, channels, side, side, device="meta")
+    return PHASES if partial_conv_upcat.phases_win(low, backend) else CONCAT
+
+
+def backend_of(settings: Settings) -> str:
+    """The one that `auto` picks for the suite's maps."""
+    if not settings.on_cuda:
+        return "cpu"
+    return "triton" if settings.dtype in (torch.float16, torch.bfloat16) else "cuda"
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -65,7 +72,7 @@ def cases(settings: Settings) -> list[Case]:
             {
                 "channels": channels,
                 "small_pixels": settings.batch * side**2,
-                "rule_picks": rule_picks(settings.batch, channels, side, settings.device),
+                "rule_picks": rule_picks(settings.batch, channels, side, backend_of(settings)),
             },
         )
         for channels in WIDTHS
