@@ -18,7 +18,7 @@ def _on_cuda(*shape):
     return torch.randn(shape, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
 
 
-def _partial_conv(is_upcat):
+def _partial_conv(is_upcat, backend="cuda"):
     n, c, h, w = SIZE
     x, low = _on_cuda(*SIZE), _on_cuda(n, 8, h // 2, w // 2)
     mask, low_mask = masks.random_plane(0.5, n, h, w).cuda(), masks.random_plane(0.5, n, h // 2, w // 2).cuda()
@@ -26,8 +26,18 @@ def _partial_conv(is_upcat):
     bias = torch.randn(4, device="cuda", requires_grad=True)
     if is_upcat:
         inputs = low, x, weight, bias
-        return inputs, lambda: partial_conv2d_upcat(low, low_mask, x, mask, weight, bias, backend="cuda")
-    return (x, weight, bias), lambda: partial_conv2d(x, mask, weight, bias, padding=1, backend="cuda")
+        return inputs, lambda: partial_conv2d_upcat(low, low_mask, x, mask, weight, bias, backend=backend)
+    return (x, weight, bias), lambda: partial_conv2d(x, mask, weight, bias, padding=1, backend=backend)
+
+
+def _image_layer():
+    n, _, h, w = SIZE
+    low, skip = _on_cuda(n, 16, h // 2, w // 2), _on_cuda(n, 3, h, w).detach()
+    mask, low_mask = masks.random_plane(0.5, n, h, w).cuda(), masks.random_plane(0.5, n, h // 2, w // 2).cuda()
+    weight = torch.randn(3, 19, 3, 3, device="cuda", requires_grad=True)
+    bias = torch.randn(3, device="cuda", requires_grad=True)
+    call = low, low_mask, skip, mask, weight, bias
+    return (low, weight, bias), lambda: partial_conv2d_upcat(*call, backend="triton")
 
 
 def _attention(backend):
@@ -39,6 +49,9 @@ STEPS = {
     "partial_conv2d": lambda: _partial_conv(False),
     "partial_conv2d_upcat_phases": lambda: _partial_conv(True),
     "partial_conv2d_upcat_concatenation": lambda: _partial_conv(True),
+    "partial_conv2d_triton": lambda: _partial_conv(False, "triton"),
+    "partial_conv2d_upcat_triton": lambda: _partial_conv(True, "triton"),
+    "partial_conv2d_upcat_triton_image": _image_layer,
     "hole_attention": lambda: _attention("cuda"),
     "hole_attention_triton": lambda: _attention("triton"),
 }
