@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..partial_conv import fake_map
 from . import attention_plan as planning
 from .attention_layout import finish_kernel, image_kernel, index_kernel, rows_kernel, spread_kernel
 from .attention_plan import ROWS, Layout, Step, pitch
@@ -49,10 +50,8 @@ def _pixels_last(map_: Tensor) -> bool:
 
 
 def _empty_map(like: Tensor) -> Tensor:
-    """In the layout of `like`: channels_last or contiguous."""
-    channels_last = like.shape[1] > 1 and like.stride(1) == 1
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(like.shape, dtype=like.dtype, device=like.device, memory_format=layout)
+    """In the layout that the operators' fakes promise."""
+    return fake_map(like, like.shape)
 
 
 class Call:
