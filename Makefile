@@ -1,26 +1,32 @@
-# make demo, make test: complete on a fresh machine with Python 3.11+ and a C++ compiler.
+# `make demo` and `make test` need only Linux, Python 3.11 or later and a C++ compiler.
 #
-#   PYTHON=python3.12   the interpreter the virtual environment is made from
+#   PYTHON=python3.12   the interpreter that the virtual environment is made from
 #   TORCH=torch==2.13.0 what pip installs where the environment has no torch yet
+#   WORKERS=2           processes that run the tests, one thread each
+#   PYTEST_ARGS=…       further arguments for pytest
 #   MSA_OPS_NO_CUDA, MSA_OPS_FORCE_CUDA, TORCH_CUDA_ARCH_LIST, MAX_JOBS: see setup.py
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+WORKERS ?= $(shell nproc 2>/dev/null | awk '{print ($$1 > 8) ? 8 : $$1}')
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 CUDA_SOURCES := $(shell find csrc -name '*.cu')
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test lint format cuda-check bench gpu clean help
+.PHONY: demo test test-portable lint format docs cuda-check bench gpu clean help
 
 help:
-	@echo "make demo    inpaint with the weights that come along, time the network, write out/*.png"
-	@echo "make test    the test suite"
-	@echo "make lint    ruff and clang-format; make format applies them"
-	@echo "make bench   CPU benchmarks, and the README's tables and plots from them"
-	@echo "make gpu     everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
-	@echo "             PART=targets: only what the targets need; attention, table5, … (python -m benchmarks.gpu --help)"
-	@echo "make cuda-check   compile every .cu for sm_80 and sm_90a and read the resource report"
+	@echo "make demo           fill holes with the weights that come along, time the network, write out/*.png"
+	@echo "make test           run the tests"
+	@echo "make test-portable  run the operator tests as a processor without AVX would"
+	@echo "make lint           ruff, clang-format and mypy; make format applies the first two"
+	@echo "make docs           build the documentation into site/, with warnings as errors"
+	@echo "make bench          run the CPU benchmarks and write the measurements' pages from them"
+	@echo "make gpu            everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
+	@echo "                    PART=targets: only what the targets need; others: python -m benchmarks.gpu --help"
+	@echo "make cuda-check     compile every .cu for sm_80 and sm_90a and read the resource report"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.
 $(VENV)/.installed: $(SOURCES)
@@ -38,21 +44,40 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m msa_model.demo --out out
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) $(PYTEST_ARGS)
+
+# The kernels without their AVX clones, and torch's own kernels and oneDNN restricted in the same way.
+PORTABLE := build/portable
+$(PORTABLE)/.built: $(VENV)/.installed
+	MSA_OPS_NO_CUDA=1 MSA_OPS_PORTABLE=1 $(BIN)/python setup.py --quiet build_ext \
+	  --build-temp $(PORTABLE)/temp --build-lib $(PORTABLE)
+	touch $@
+
+test-portable: $(PORTABLE)/.built
+	MSA_OPS_LIBRARY_DIR=$(CURDIR)/$(PORTABLE)/msa_ops ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
+	OMP_NUM_THREADS=1 $(PYTEST) tests/ops $(PYTEST_ARGS)
 
 $(VENV)/.linters: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet ruff==0.17.6 clang-format==23.1.5
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[lint]'
 	touch $@
 
 lint: $(VENV)/.linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -type f)
+	$(BIN)/mypy
 
 format: $(VENV)/.linters
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc -type f)
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.7' 'mkdocstrings[python]>=1'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 cuda-check: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.cuda_resources $(CUDA_SOURCES)
@@ -70,4 +95,5 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu $(if $(PART),--part $(PART))
 
 clean:
-	rm -rf build dist out *.egg-info msa_ops/*.so .pytest_cache .ruff_cache .hypothesis $(VENV)/.installed
+	rm -rf build dist out site *.egg-info msa_ops/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis \
+	  $(VENV)/.installed
