@@ -57,8 +57,13 @@ test-portable: $(PORTABLE)/.built
 	MSA_OPS_LIBRARY_DIR=$(CURDIR)/$(PORTABLE)/msa_ops ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
 	OMP_NUM_THREADS=1 $(PYTEST) tests/ops $(PYTEST_ARGS)
 
+# The tools of an extra of pyproject.toml, without building the package again for them.
+install_extra = $(BIN)/python -c 'import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $(1) \
+	| xargs -d '\n' $(BIN)/python -m pip install --quiet
+
 $(VENV)/.linters: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[lint]'
+	$(call install_extra,lint)
 	touch $@
 
 lint: $(VENV)/.linters
@@ -73,7 +78,7 @@ format: $(VENV)/.linters
 	$(BIN)/clang-format -i $$(find csrc -type f)
 
 $(VENV)/.docs: pyproject.toml $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.7' 'mkdocstrings[python]>=1'
+	$(call install_extra,docs)
 	touch $@
 
 docs: $(VENV)/.docs
