@@ -1,4 +1,5 @@
-"""Turns the Sphinx notation in docstrings into Markdown for the API pages: roles into links, "::" into ":"."""
+"""Turns docstrings into Markdown for the API pages: Sphinx roles into links, "::" into ":", and an argument line for
+several names ("low, high: bounds") into one line per name."""
 
 import re
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):`(~?)([\w.]+)`")
-PACKAGES = "msa_ops", "msa_model"
+NAMES = re.compile(r"( {4})(\w+(?:, \w+)+): (.*(?:\n {8,}.*)*)")
 
 
 class Docstrings(griffe.Extension):
@@ -36,5 +37,12 @@ def _markdown(text: str, public: dict[str, str]) -> str:
         return label
 
     text = ROLE.sub(link, text)
+    text = re.sub(r"::(?=\n\n? {4})", ":", text)
+    text = re.sub(r"(Returns:\n +)``([^`]+)``: ", r"\1\2: ", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
-    return re.sub(r"::(?=\n\n?[ ]{4})", ":", text)
+    return re.sub(r"(?m)^Args:\n(?: {4}.*\n?|\n(?= {4}))+", lambda args: NAMES.sub(_split, args.group()), text)
+
+
+def _split(match: re.Match) -> str:
+    indent, names, meaning = match.groups()
+    return "\n".join(f"{indent}{name}: {meaning}" for name in names.split(", "))

@@ -25,9 +25,9 @@ def contextual_attention(
 ) -> Tensor:
     r"""Rebuilds every patch of the foreground as a mixture of those patches of the background that contain no hole.
 
-    Let f and b be every second pixel of foreground and background; P(x)(p) the 3×3 patch of x around p (zero outside the
-    map); R(q) the 4×4 patch of background, at full resolution, around the 2×2 pixels that q stands for. K holds those q
-    whose 6×6 surroundings, the extent of both patches, contain no hole::
+    Let f and b be every second pixel of foreground and background; P(x)(p) the 3×3 patch of x around p (zero outside
+    the map); R(q) the 4×4 patch of background, at full resolution, around the 2×2 pixels that q stands for. K holds
+    those q whose 6×6 surroundings, the extent of both patches, contain no hole::
 
         s(p,q) = ⟨P(f)(p), P(b)(q)⟩ / (‖P(f)(p)‖ · ‖P(b)(q)‖)                  norms below 1e-4 count as 1e-4
         "scores":   a(p,q) = softmax over q∈K of  scale · Σ_δ s(p+δ, q+δ)       δ∈{-radius..radius}²
@@ -42,9 +42,9 @@ def contextual_attention(
     end, with those of all q+δ, so one more unfold of query and key gives it exactly.
 
     The authors' code differs in five ways: it sums along the diagonals of the flattened score matrix (two convolutions
-    with an identity kernel), which wraps around the ends of rows and columns; it leaves P(f) unnormalised; it takes every
-    second pixel of the mask too, and so misses holes of one pixel; masked keys stay in its softmax, with score 0; and it
-    always divides overlaps by 4, although only 2 or 1 patches meet at a border.
+    with an identity kernel), which wraps around the ends of rows and columns; it leaves P(f) unnormalised; it takes
+    every second pixel of the mask too, and so misses holes of one pixel; masked keys stay in its softmax, with score 0;
+    and it always divides overlaps by 4, although only 2 or 1 patches meet at a border.
 
     Args:
         foreground: (N, C, H, W), floating-point, H and W even; its hole contains a first guess.
@@ -60,8 +60,8 @@ def contextual_attention(
     Raises:
         ValueError: odd sizes, an unknown ``propagate``, or what :func:`msa_ops.shift_attention` refuses.
 
-    Extra memory per pixel of the half-resolution map: 18 (2·radius+1)² C numbers for "scores" or 18 C for "weights", and
-    16 C for the values.
+    Extra memory per pixel of the half-resolution map: 18 (2·radius+1)² C numbers for "scores" or 18 C for "weights",
+    and 16 C for the values.
     """
     height, width = foreground.shape[2:]
     if height % 2 or width % 2:
@@ -89,7 +89,7 @@ def contextual_attention(
 
 
 def neighbours(x: Tensor, radius: int) -> Tensor:
-    """Stacks, at every pixel, all pixels around it: (N, C, H, W) to (N, C·(2·radius+1)², H, W), zero outside the map."""
+    """Stacks all pixels around every pixel: (N, C, H, W) to (N, C·(2·radius+1)², H, W), zero outside the map."""
     return F.unfold(x, 2 * radius + 1, padding=radius).unflatten(2, x.shape[2:])
 
 

@@ -1,5 +1,5 @@
-"""Runs the U-Net of https://github.com/fepegar/unet with partial convolutions. Its code, parameters and checkpoints stay
-as they are.
+"""Runs the U-Net of https://github.com/fepegar/unet with partial convolutions. Its code, parameters and checkpoints
+stay as they are.
 
     pip install unet
     python docs/examples/foreign_network.py

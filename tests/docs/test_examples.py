@@ -1,5 +1,5 @@
-"""Checks the scripts of docs/examples: contextual attention against its equations in loops, the U-Net of another project
-against its forward pass in loops, and what both scripts print."""
+"""Checks the scripts of docs/examples: contextual attention against its equations in loops, the U-Net of another
+project against its forward pass in loops, and what both scripts print."""
 
 import itertools
 import re
@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-
 from ops import definition, masks
 from ops.helpers import allocations, gradients, profiled
 from ops.tolerances import assert_accurate, assert_exact
@@ -35,7 +34,7 @@ def contextual():
 
 
 def propagated(scores, radius):
-    """Sums (h, w, h, w) scores along common shifts of p and q that stay in the map: first along rows, then along columns."""
+    """Sums (h, w, h, w) scores along common shifts of p and q that stay in the map: along rows, then along columns."""
     for axis in (1, 0):
         size, total = scores.shape[axis], torch.zeros_like(scores)
         for shift in range(-min(radius, size - 1), min(radius, size - 1) + 1):
