@@ -13,11 +13,14 @@ NAMES = re.compile(r"( {4})(\w+(?:, \w+)+): (.*(?:\n {8,}.*)*)")
 class Docstrings(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Rewrites every docstring of a package once it is loaded."""
-        public = {name: f"{pkg.path}.{name}" for name in pkg.exports or [] if isinstance(name, str)}
-        for module_or_member in _descend(pkg):
-            if module_or_member.docstring:
-                docstring = module_or_member.docstring
-                docstring.value = _markdown(docstring.value, public)
+        public = {}
+        for name in (str(export) for export in pkg.exports or []):
+            # A function may have the name of its own folder, for which the path without it would stand.
+            folder = name in pkg.members and pkg.members[name].is_module
+            public[name] = f"{pkg.path}.{name}.{name}" if folder else f"{pkg.path}.{name}"
+        for member in _descend(pkg):
+            if member.docstring:
+                member.docstring.value = _markdown(member.docstring.value, public)
 
 
 def _descend(obj: griffe.Object):

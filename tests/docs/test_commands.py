@@ -36,7 +36,9 @@ def help_of(*module: str) -> str:
 
 
 def options_of(*module: str) -> set[str]:
-    return set(OPTION.findall(help_of(*module))) - {"--help"}
+    """The options that have an entry of their own in the help: indented by two, two spaces before its explanation."""
+    entries = re.findall(r"^  (-\S.*?)(?:  |$)", help_of(*module), re.MULTILINE)
+    return set(OPTION.findall(" ".join(entries))) - {"--help"}
 
 
 def msa_commands() -> list[str]:

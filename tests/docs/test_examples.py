@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from ops import definition, masks
-from ops.helpers import allocations, gradients, profiled
-from ops.tolerances import assert_accurate, assert_exact
+from ops.support import definition, masks
+from ops.support.compare import gradients
+from ops.support.profiling import allocations, profiled
+from ops.support.tolerances import assert_accurate, assert_exact
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -163,7 +164,7 @@ def unet_written_out(network, image, mask):
 
     def convolutions(block, x, m):
         for layer in (block.conv1.conv_layer, block.conv2.conv_layer):
-            x, m = definition.partial_conv2d(x, m, layer.weight, layer.bias, padding=layer.padding)
+            x, m = definition.partial_conv2d(x, m, layer.weight, layer.bias, padding=layer.padding)[:2]
             x, m = x.relu(), m.expand_as(x)
         return x, m
 
