@@ -50,7 +50,7 @@ def conv2d(x: Masked, weight: Tensor, bias: Tensor | None = None, *args, **kwarg
 def conv_transpose2d(x: Masked, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], *args) -> Masked:
     """Upsamples with a kernel as large as its stride. Windows do not overlap, so holes only grow with the map."""
     if weight.shape[2:] != stride or len(x.mask) > 1:
-        raise TypeError("conv_transpose2d has a rule for masks only where kernel = stride, behind a single convolution")
+        raise TypeError("conv_transpose2d has a rule for masks only where kernel = stride, after a single convolution")
     valid = F.interpolate(x.mask[0][1], scale_factor=stride)
     return Masked(F.conv_transpose2d(x.features, weight, bias, stride, *args) * valid, [(weight.shape[1], valid)])
 
