@@ -100,7 +100,11 @@ def check(words: list[str]) -> None:
             pytest.fail(f"no check for this kind of command: {' '.join(words)}")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name)
+#: Without the generated page: it quotes the commands of old runs, whose options may have changed since.
+WRITTEN = [page for page in PAGES if page.name != "measurements.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if commands(page)], ids=name)
 def test_commands_exist_with_their_options(page):
     for words in commands(page):
         check(words)
