@@ -1,5 +1,5 @@
-"""Contextual attention (Yu et al., "Generative Image Inpainting with Contextual Attention", CVPR 2018) out of
-`msa_ops.shift_attention` and torch's unfold and fold. No score matrix is ever built: memory is linear in the map.
+"""Computes contextual attention (Yu et al., "Generative Image Inpainting with Contextual Attention", CVPR 2018) with
+`msa_ops.shift_attention` and torch's unfold and fold. It builds no score matrix: memory is linear in the map.
 
     python docs/examples/contextual_attention.py
 """
@@ -23,11 +23,11 @@ def contextual_attention(
     propagate: str = "scores",
     backend: str = "auto",
 ) -> Tensor:
-    r"""Rebuilds every patch of the foreground as a mixture of patches of the background that hold no hole.
+    r"""Rebuilds every patch of the foreground as a mixture of those patches of the background that contain no hole.
 
-    With f and b every second pixel of foreground and background, P(x)(p) the 3×3 patch of x around p (zero outside the
-    map), R(q) the 4×4 patch of background at full resolution around the 2×2 pixels that q stands for, and K those q
-    around whose 2×2 pixels a 6×6 square, the extent of both patches, holds no hole::
+    Let f and b be every second pixel of foreground and background; P(x)(p) the 3×3 patch of x around p (zero outside
+    the map); R(q) the 4×4 patch of background, at full resolution, around the 2×2 pixels that q stands for. K holds
+    those q whose 6×6 surroundings, the extent of both patches, contain no hole::
 
         s(p,q) = ⟨P(f)(p), P(b)(q)⟩ / (‖P(f)(p)‖ · ‖P(b)(q)‖)                  norms below 1e-4 count as 1e-4
         "scores":   a(p,q) = softmax over q∈K of  scale · Σ_δ s(p+δ, q+δ)       δ∈{-radius..radius}²
@@ -35,20 +35,20 @@ def contextual_attention(
         output     = the patches Σ_{q∈K} a(p,q) R(q) put in their places p, averaged where they overlap
 
     Terms whose p+δ or q+δ leaves the map are zero; in "weights", so are those whose q+δ is not in K. Radius 0 switches
-    propagation off, and the two are then the same.
+    propagation off, and the two forms are then the same.
 
-    "scores" is where the authors' code propagates, "weights" is what their Eq. 3 says and what `shift_attention` does
-    by itself. A sum of scores needs no propagation at all: Σ_δ s(p+δ, q+δ) is the inner product of the normalised
-    patches of all p+δ, laid end to end, with those of all q+δ, so unfolding query and key once more gives it exactly.
+    The authors' code propagates "scores". Their Eq. 3 says "weights", which `shift_attention` does by itself. A sum of
+    scores needs no propagation: Σ_δ s(p+δ, q+δ) is the inner product of the normalised patches of all p+δ, laid end to
+    end, with those of all q+δ, so one more unfold of query and key gives it exactly.
 
     The authors' code differs in five ways: it sums along the diagonals of the flattened score matrix (two convolutions
-    with an identity kernel), which wraps around the ends of rows and columns; it leaves P(f) unnormalised; it thins the
-    mask out as it does the features, and so misses holes of one pixel; masked keys stay in its softmax, with score 0;
-    and it always divides overlaps by 4, though only 2 or 1 patches meet at a border.
+    with an identity kernel), which wraps around the ends of rows and columns; it leaves P(f) unnormalised; it takes
+    every second pixel of the mask too, and so misses holes of one pixel; masked keys stay in its softmax, with score 0;
+    and it always divides overlaps by 4, although only 2 or 1 patches meet at a border.
 
     Args:
-        foreground: (N, C, H, W), floating-point, H and W even; its hole holds a first guess.
-        background: like foreground, and in most networks the same tensor.
+        foreground: (N, C, H, W), floating-point, H and W even; its hole contains a first guess.
+        background: like foreground; most networks pass the same tensor twice.
         mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole.
         scale, radius: λ of the softmax and k of the propagation.
         propagate: "scores" or "weights".
@@ -60,8 +60,8 @@ def contextual_attention(
     Raises:
         ValueError: odd sizes, an unknown ``propagate``, or what :func:`msa_ops.shift_attention` refuses.
 
-    Beside the inputs it holds 18 (2·radius+1)² C numbers per pixel of the half-resolution map for "scores", 18 C for
-    "weights", and 16 C for the values.
+    Extra memory per pixel of the half-resolution map: 18 (2·radius+1)² C numbers for "scores" or 18 C for "weights",
+    and 16 C for the values.
     """
     height, width = foreground.shape[2:]
     if height % 2 or width % 2:
@@ -89,7 +89,7 @@ def contextual_attention(
 
 
 def neighbours(x: Tensor, radius: int) -> Tensor:
-    """(N, C, H, W) to (N, C·(2·radius+1)², H, W): at every pixel all those around it, zero outside the map."""
+    """Stacks all pixels around every pixel: (N, C, H, W) to (N, C·(2·radius+1)², H, W), zero outside the map."""
     return F.unfold(x, 2 * radius + 1, padding=radius).unflatten(2, x.shape[2:])
 
 
@@ -98,7 +98,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """A woven texture with noise over its middle: how far from the truth each form leaves the noisy part."""
+    """Adds noise to the middle of a woven texture, and prints the error that each form leaves there."""
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     truth = torch.stack([torch.sin(y * 0.8 + x * 0.4), torch.cos(x * 0.8), torch.sin(y * 0.4)])[None]

@@ -1,11 +1,11 @@
-"""Partial convolution in a network that this project did not write: the U-Net of https://github.com/fepegar/unet,
-whose code, parameters and checkpoints stay as they are.
+"""Runs the U-Net of https://github.com/fepegar/unet with partial convolutions. Its code, parameters and checkpoints
+stay as they are.
 
     pip install unet
     python docs/examples/foreign_network.py
 
-Any object may stand in for a tensor if it says, in `__torch_function__`, what torch's functions do with it. `Masked` is
-features that carry their mask through a network this way; `RULES` are all the functions that a plain U-Net calls. (In
+Torch accepts any object in place of a tensor if the object defines, in `__torch_function__`, what torch's functions do
+with it. `Masked` holds features together with their mask; `RULES` defines every function that a plain U-Net calls. (In
 a network of your own, write `msa_ops.PartialConv2d` where `nn.Conv2d` was, and pass the masks along.)
 """
 
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from unet import UNet2D
 
 import msa_ops
-from msa_model.facades import render_facade
-from msa_model.masks import free_form_mask
+from msa_model import free_form_mask
+from msa_model.data import Facades
 
 
 class Masked:
     """Features (N, C, H, W), and their mask as (channels, (N, 1, H, W)) groups in channel order; 1 = valid, 0 = hole.
 
-    Behind the first convolution, features are 0 in holes.
+    After the first convolution, features are 0 in holes.
     """
 
     def __init__(self, features: Tensor, mask: list[tuple[int, Tensor]]) -> None:
@@ -42,15 +42,15 @@ class Masked:
 
 
 def conv2d(x: Masked, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Masked:
-    """The arguments of torch's conv2d are those of partial_conv2d. Zero padding is hole, which E/s(p) makes up for."""
+    """Takes the arguments of torch's conv2d. Zero padding counts as hole; the factor E/s(p) compensates for it."""
     output, valid = msa_ops.partial_conv2d(x.features, x.mask, weight, bias, *args, **kwargs)
     return Masked(output, [(output.shape[1], valid)])
 
 
 def conv_transpose2d(x: Masked, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], *args) -> Masked:
-    """Upsampling by kernels as large as their stride: windows do not overlap, so holes only grow with the map."""
+    """Upsamples with a kernel as large as its stride. Windows do not overlap, so holes only grow with the map."""
     if weight.shape[2:] != stride or len(x.mask) > 1:
-        raise TypeError("conv_transpose2d has a rule for masks only where kernel = stride, behind a single convolution")
+        raise TypeError("conv_transpose2d has a rule for masks only where kernel = stride, after a single convolution")
     valid = F.interpolate(x.mask[0][1], scale_factor=stride)
     return Masked(F.conv_transpose2d(x.features, weight, bias, stride, *args) * valid, [(weight.shape[1], valid)])
 
@@ -64,14 +64,14 @@ RULES = {
     F.conv_transpose2d: conv_transpose2d,
     torch.cat: cat,
     F.relu: lambda x, inplace=False: Masked(F.relu(x.features, inplace), x.mask),
-    # Behind a ReLU nothing is less than a hole's 0, so the largest of a window is the largest of its valid pixels.
+    # After a ReLU no value is less than a hole's 0, so a window's largest value is that of its valid pixels.
     F.max_pool2d: lambda x, *args, **kwargs: x.map(lambda t: F.max_pool2d(t, *args, **kwargs)),
     F.pad: lambda x, *args, **kwargs: x.map(lambda t: F.pad(t, *args, **kwargs)),
 }
 
 
 def run(network: nn.Module, image: Tensor, mask: Tensor) -> Tensor:
-    """network(image) with partial convolutions; mask (N, 1, H, W), floating-point, 1 = valid, 0 = hole."""
+    """Returns network(image) with partial convolutions; mask (N, 1, H, W), floating-point, 1 = valid, 0 = hole."""
     return network(Masked(image, [(image.shape[1], mask)])).features
 
 
@@ -89,7 +89,8 @@ def train(network: nn.Module, image: Tensor, mask: Tensor, steps: int) -> list[f
 
 def main() -> None:
     torch.manual_seed(0)
-    image = torch.from_numpy(np.stack([render_facade(64, seed) for seed in range(4)])).permute(0, 3, 1, 2) / 255
+    facades = Facades(64, 4)
+    image = torch.from_numpy(np.stack([facades.load(i) for i in range(4)])).permute(0, 3, 1, 2) / 255
     mask = torch.stack([free_form_mask(64, 64, (0.2, 0.3), seed) for seed in range(4)]).float()
     options = dict(in_channels=3, out_classes=3, num_encoding_blocks=3, out_channels_first_layer=8)
 
