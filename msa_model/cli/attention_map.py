@@ -1,25 +1,29 @@
-"""``msa attention-map``: nothing heavy is imported before it runs."""
+"""``msa attention-map``: shows where the holes of an image look."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .common import (
-    CommandError,
-    add_weights_option,
+from ..memory import is_out_of_memory
+from .command import Command, CommandError, say
+from .files import make_writable, overwritten_input
+from .options import (
+    add_device,
+    add_invert_mask,
+    add_output,
+    add_quiet,
+    add_weights,
     demo_note,
-    device_name,
-    file_identity,
     find_device,
-    is_out_of_memory,
     load_generator,
-    make_writable,
-    one_line,
     require_weights,
 )
+
+if TYPE_CHECKING:
+    from ..evaluate.attention_maps import StageMap
 
 DETAILS = """\
 Shows where the holes of an image look: for each attention stage of the network, every hole cell is
@@ -32,42 +36,43 @@ maps themselves: per stage the flat index y * width + x of the cell looked at, -
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("mask", type=Path, metavar="MASK", help="mask file; white = hole")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="PNG file to write")
-    add_weights_option(parser)
-    parser.add_argument("--invert-mask", action="store_true", help="black = hole")
+    add_output(parser, "PNG file to write")
+    add_weights(parser)
+    add_invert_mask(parser)
     parser.add_argument("--overlay", action="store_true", help="maps over the result, not over a faint input")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the maps as JSON")
     parser.add_argument("--npz", type=Path, metavar="FILE", help="also write the maps as NumPy arrays")
-    parser.add_argument("--device", type=device_name, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
-    parser.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    add_device(parser)
+    add_quiet(parser, "errors only")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Inpaints the image and writes its maps."""
     for path, suffix in ((arguments.output, ".png"), (arguments.json, ".json"), (arguments.npz, ".npz")):
         if path is not None and path.suffix.lower() != suffix:
             raise CommandError(f"{path}: must be a {suffix} file", 2)
     require_weights(arguments.weights)
     outputs = [path for path in (arguments.output, arguments.json, arguments.npz) if path is not None]
-    inputs = {file_identity(path) for path in (arguments.image, arguments.mask, arguments.weights)} - {None}
+    if overwritten := overwritten_input(outputs, (arguments.image, arguments.mask, arguments.weights)):
+        raise CommandError(f"{overwritten[0]}: would overwrite an input")
     for path in outputs:
-        if file_identity(path) in inputs:
-            raise CommandError(f"{path}: would overwrite an input")
         make_writable(path.parent)
 
     import numpy as np
     import torch
 
-    from .. import images
+    from ..data import image_files
+    from ..data.image_modes import to_rgb
 
     try:
-        picture = images.read(arguments.image)
-        mask, notes = images.read_mask(arguments.mask, picture.image.size)
-        hole = images.hole_pixels(mask, arguments.invert_mask)
-        colours = images.to_rgb(picture.image, hole)
-    except images.ImageFileError as error:
-        raise CommandError(str(error)) from error
+        picture = image_files.read(arguments.image)
+        hole, notes = image_files.read_hole(arguments.mask, picture.image.size, invert=arguments.invert_mask)
+        colours = to_rgb(picture.image, hole)
+    except image_files.ImageFileError as error:
+        raise CommandError(error) from error
     except ValueError as error:
         raise CommandError(f"{arguments.image}: {error}") from error
     if not hole.any():
@@ -77,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     device = find_device(arguments.device)
     generator = load_generator(arguments.weights, device)
-    from ..attention_maps import attention_maps, sheet
+    from ..evaluate.attention_maps import attention_maps, sheet
 
     tensor = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))[None]
     try:
@@ -95,17 +100,17 @@ def run(arguments: argparse.Namespace) -> int:
     shown, result = (np.rint(255 * pixels).astype(np.uint8) for pixels in (colours, result))
     canvas = sheet(shown, hole, result, stages, overlay=arguments.overlay)
     try:
-        images.write(arguments.output, images.Picture(canvas, "PNG"))
+        image_files.write(arguments.output, image_files.Picture(canvas, "PNG"))
         if arguments.json:
             arguments.json.write_text(json.dumps(_as_json(arguments, hole.shape, stages)) + "\n")
         if arguments.npz:
             arrays = {f"level_{s.level}_{name}": getattr(s, name) for s in stages for name in ("index", "hole")}
             np.savez_compressed(arguments.npz, **arrays)
-    except images.ImageFileError as error:
-        raise CommandError(str(error)) from error
+    except image_files.ImageFileError as error:
+        raise CommandError(error) from error
     if not arguments.quiet:
         for note in notes + demo_note(arguments.weights):
-            print(f"msa attention-map: note: {one_line(note)}", file=sys.stderr)
+            say("attention-map", "note", note)
         for stage in stages:
             looks = stage.index >= 0
             print(
@@ -117,7 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _mean_distance(stage) -> float:
+def _mean_distance(stage: StageMap) -> float:
+    """The mean distance from a hole cell to the cell that it looks at, in cells; NaN if no cell looks anywhere."""
     import numpy as np
 
     y, x = np.nonzero(stage.index >= 0)
@@ -127,7 +133,7 @@ def _mean_distance(stage) -> float:
     return float(np.hypot(there_y - y, there_x - x).mean())
 
 
-def _as_json(arguments: argparse.Namespace, size: tuple[int, int], stages: list) -> dict:
+def _as_json(arguments: argparse.Namespace, size: tuple[int, ...], stages: list[StageMap]) -> dict[str, Any]:
     return {
         "image": str(arguments.image),
         "mask": str(arguments.mask),
@@ -146,3 +152,13 @@ def _as_json(arguments: argparse.Namespace, size: tuple[int, int], stages: list)
             for stage in stages
         ],
     }
+
+
+COMMAND = Command(
+    "attention-map",
+    "show where the holes of an image look (Figs. 8, 9)",
+    "msa attention-map photo.jpg mask.png -o map.png",
+    run,
+    declare,
+    DETAILS,
+)

@@ -1,4 +1,4 @@
-"""``make demo``: inpaints with the weights that come with the package, times the network, shows where its holes look.
+"""``msa demo``: inpaints with the weights that come with the package, times the network, shows where its holes look.
 
 The images are two facades and two photographs that the weights were not trained on. The photographs come with
 scikit-image: chelsea and coffee (CC0).
@@ -8,32 +8,32 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from .command import Command
+from .options import add_device, find_device
 
-from . import Generator, inpaint
-from .attention_maps import attention_maps, sheet
-from .evaluation_inputs import FIRST_HELD_OUT_FACADE
-from .facades import render_facade
-from .fills import FILLS
-from .masks import free_form_mask
-from .weights import demo_weights
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 PHOTOS = ("chelsea", "coffee")
 FACADES = 2
-SIZE = 128  # what the weights were trained at
+SIZE = 128  # pixels: the size of the images in the training of the weights
 HOLE = (0.2, 0.3)
 FIRST_MASK = 1_000_003
 
 
 def pictures() -> dict[str, np.ndarray]:
     """Name -> (SIZE, SIZE, 3) uint8."""
+    import numpy as np
+    from PIL import Image
     from skimage import data
+
+    from ..data.facades import render_facade
+    from ..data.image_sources import FIRST_HELD_OUT_FACADE
 
     found = {f"facade {i + 1}": render_facade(SIZE, FIRST_HELD_OUT_FACADE + i) for i in range(FACADES)}
     for name in PHOTOS:
@@ -47,18 +47,26 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def hole_psnr(result: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
-    """PSNR in dB over the hole pixels; result and truth (H, W, 3) uint8, valid (H, W) bool."""
+    """Computes the PSNR over the hole pixels, in dB; result and truth (H, W, 3) uint8, valid (H, W) bool."""
+    import numpy as np
+
     error = result[~valid].astype(np.float64) - truth[~valid]
     return float(-10 * np.log10(np.mean(error**2) / 255**2))
 
 
 def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of the full-width network's forward on one image, fused and reference operators taking turns."""
+    """Times the paper's network on one image, with fused and with reference operators in turn; median seconds each."""
+    import torch
+
+    from ..data.brush import free_form_mask
+    from ..nn.generator import Generator
+
     times: dict[str, list[float]] = {"auto": [], "reference": []}
     torch.manual_seed(0)
-    networks = {}
+    layout: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+    networks: dict[str, Generator] = {}
     for backend in times:
-        network = Generator(backend=backend).eval().to(device, memory_format=torch.channels_last)
+        network = Generator(backend=backend).eval().to(**layout)
         if networks:
             network.load_state_dict(networks["auto"].state_dict())
         networks[backend] = network
@@ -76,27 +84,29 @@ def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dic
     return {backend: statistics.median(values) for backend, values in times.items()}
 
 
-def save_columns(columns: dict[str, list[np.ndarray]], path: Path) -> None:
-    """Images (SIZE, SIZE, 3) uint8 at twice their size, columns side by side under their titles."""
-    gap, title, side = 8, 28, 2 * SIZE
-    rows = len(next(iter(columns.values())))
-    canvas = Image.new("RGB", (len(columns) * (side + gap) + gap, rows * (side + gap) + title), "white")
-    draw = ImageDraw.Draw(canvas)
-    for column, (name, images) in enumerate(columns.items()):
-        x = gap + column * (side + gap)
-        draw.text((x + side // 2, title // 2), name, fill="black", anchor="mm", font=ImageFont.load_default(size=18))
-        for row, pixels in enumerate(images):
-            large = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-            canvas.paste(large, (x, title + row * (side + gap)))
-    canvas.save(path)
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("out"), metavar="OUT", help="folder for the pictures; default: out"
+    )
+    add_device(parser)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m msa_model.demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the pictures")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args(argv)
-    device = torch.device(arguments.device)
+def run(arguments: argparse.Namespace) -> int:
+    """Fills the images, and prints the figures and times."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from ..data.brush import free_form_mask
+    from ..evaluate.attention_maps import attention_maps, sheet
+    from ..evaluate.fills import FILLS
+    from ..evaluate.sheets import columns_sheet
+    from ..inpainting import inpaint
+    from ..nn.generator import Generator
+    from ..weights import demo_weights
+
+    device = find_device(arguments.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     generator = Generator.load(demo_weights(), device)
 
@@ -109,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         for truth, v in zip(truths.values(), valid, strict=True)
     ]
     columns = {"input": with_holes, "biharmonic": biharmonic, "this network": ours, "truth": list(truths.values())}
-    save_columns(columns, arguments.out / "demo.png")
+    columns_sheet(columns, enlarge=2, gap=8, margin=8, font_size=18).save(arguments.out / "demo.png")
     print("PSNR in the hole, dB     biharmonic   this network")
     for i, (name, truth) in enumerate(truths.items()):
         figures = [hole_psnr(filled[i], truth, valid[i]) for filled in (biharmonic, ours)]
@@ -128,5 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "demo",
+    "inpaint sample images with the weights that come with the package",
+    "msa demo --out out",
+    run,
+    declare,
+)

@@ -1,23 +1,37 @@
-"""``msa evaluate``: nothing heavy is imported before it runs."""
+"""``msa evaluate``: measures weights and classical fills."""
 
 from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .common import (
-    CommandError,
-    device_name,
+from ..memory import is_out_of_memory
+from .command import Command, CommandError, say
+from .files import make_writable
+from .options import (
+    add_device,
+    add_invert_mask,
+    add_output,
+    add_quiet,
     find_device,
-    is_out_of_memory,
     load_generator,
-    make_writable,
-    one_line,
+    positive,
     require_weights,
     weights_file,
+    whole,
 )
 
+if TYPE_CHECKING:
+    import torch
+
+    from ..evaluate.fills import Fill
+    from ..evaluate.measure import Bin
+    from ..evaluate.pairs import NumberedPairs
+
+#: The names in `msa_model.evaluate.fills.FILLS`, which are not imported here because that takes time.
 METHODS = ("mean-colour", "telea", "navier-stokes", "biharmonic")
 DATASETS = ("paris", "celeba", "places2", "synthetic")
 _BINS = "1-10 10-20 20-30 30-40 40-50 50-60"
@@ -40,11 +54,12 @@ are the same for the same arguments."""
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, metavar="FOLDER", help="test images, subfolders too")
-    source.add_argument("--synthetic", type=_positive, metavar="N", help="N rendered facades, none used in training")
+    source.add_argument("--synthetic", type=positive, metavar="N", help="N rendered facades, none used in training")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="mask files; white = hole (default: brush)")
-    parser.add_argument("--invert-mask", action="store_true", help="black = hole, in mask files")
+    add_invert_mask(parser, "black = hole, in mask files")
     parser.add_argument(
         "--weights",
         type=weights_file,
@@ -73,33 +88,22 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help=f"ranges of hole ratios, in percent; default: {_BINS}",
     )
     parser.add_argument(
-        "--size", type=_positive, default=256, metavar="N", help="side of the images in pixels; default: 256"
+        "--size", type=positive, default=256, metavar="N", help="side of the images in pixels; default: 256"
     )
-    parser.add_argument("--count", type=_positive, metavar="N", help="at most N images per range")
+    parser.add_argument("--count", type=positive, metavar="N", help="at most N images per range")
     parser.add_argument(
         "--protocols", nargs="+", choices=("standard", "paper"), default=["standard", "paper"], help="default: both"
     )
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights, for LPIPS")
     parser.add_argument("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights, for FID")
-    parser.add_argument("--seed", type=_whole, default=0, help="of the brush; default: 0")
-    parser.add_argument("--device", type=device_name, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder for the results")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar and no table")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
+    parser.add_argument("--seed", type=whole, default=0, help="of the brush; default: 0")
+    add_device(parser)
+    add_output(parser, "folder for the results")
+    add_quiet(parser, "no progress bar and no table")
 
 
 def _bin(text: str) -> tuple[float, float]:
+    """Reads a range of hole ratios in percent: "10-20" → (0.1, 0.2)."""
     low, dash, high = text.removesuffix("%").partition("-")
     try:
         bounds = float(low) / 100, float(high) / 100
@@ -111,6 +115,7 @@ def _bin(text: str) -> tuple[float, float]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Measures, prints the table and writes the files."""
     _check(arguments)
     make_writable(arguments.output)
     try:
@@ -118,14 +123,12 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name == "torch_fidelity":
             raise CommandError(f"--fid {arguments.fid}: {error}") from error
-        if error.name not in ("torchmetrics", "cv2", "skimage", "matplotlib"):
-            raise
-        raise CommandError(f"{error.name} is missing: pip install 'msa-ops[evaluate]'") from error
+        raise
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """All that can be wrong and can be known before anything is loaded."""
-    from ..metrics import SMALLEST_SIDE
+    """Refuses whatever can be refused before anything is loaded."""
+    from ..evaluate.metrics import SMALLEST_SIDE
 
     if not arguments.weights and not arguments.methods:
         raise CommandError("nothing to measure: give --weights FILE (or demo) or --methods", 2)
@@ -154,19 +157,17 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    import sys
-
     from tqdm import tqdm
 
-    from .. import evaluation_report as report
-    from ..evaluation import evaluate_bin
-    from ..images import ImageFileError
+    from ..data.image_files import ImageFileError
+    from ..evaluate import report
+    from ..evaluate.measure import bin_name, evaluate_bin
 
     device = find_device(arguments.device)
     methods = _methods(arguments, device)
     lpips, inception = _learned(arguments, device)
     bins = list(dict.fromkeys(arguments.bins))
-    inputs = _inputs(arguments, bins)
+    inputs = _pairs(arguments, bins)
     protocols = list(dict.fromkeys(arguments.protocols))
     rows, empty = [], []
     total = sum(inputs.count(bin_) for bin_ in bins)
@@ -183,7 +184,7 @@ def _measure(arguments: argparse.Namespace) -> int:
                     tick=bar.update,
                 )
             except (ValueError, FloatingPointError, ImageFileError) as error:
-                raise CommandError(f"holes of {report.bin_name(*bin_)}: {error}") from error
+                raise CommandError(f"holes of {bin_name(*bin_)}: {error}") from error
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -199,19 +200,19 @@ def _measure(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         print(report.table(rows, protocols, dataset))
         for bin_ in empty:
-            print(f"msa evaluate: note: no mask with holes of {report.bin_name(*bin_)}", file=sys.stderr)
+            say("evaluate", "note", f"no mask with holes of {bin_name(*bin_)}")
         for note in inputs.notes:
-            print(f"msa evaluate: note: {note}", file=sys.stderr)
+            say("evaluate", "note", note)
         print("written:", ", ".join(map(str, paths)))
     for problem in inputs.problems:
-        print(f"msa evaluate: error: {one_line(problem)}", file=sys.stderr)
+        say("evaluate", "error", problem)
     return 1 if inputs.problems else 0
 
 
-def _methods(arguments: argparse.Namespace, device) -> dict:
-    """Name -> fill: the classical ones, then the weights under their file's name, with its folders' where two agree."""
-    from ..evaluation import network_fill
-    from ..fills import FILLS
+def _methods(arguments: argparse.Namespace, device: torch.device) -> dict[str, Fill]:
+    """Collects the fills: the classical ones, then the weights under their file's name, or their path if two agree."""
+    from ..evaluate.fills import FILLS
+    from ..evaluate.measure import network_fill
 
     methods = {name: FILLS[name] for name in METHODS if name in arguments.methods}
     for path in arguments.weights:
@@ -224,50 +225,53 @@ def _methods(arguments: argparse.Namespace, device) -> dict:
     return methods
 
 
-def _learned(arguments: argparse.Namespace, device) -> tuple:
+def _learned(arguments: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
+    """Loads the networks of LPIPS and of FID, where they are asked for."""
     if arguments.lpips is None and arguments.fid is None:
         return None, None
-    from ..learned_metrics import Lpips, load_inception
+    from ..evaluate.learned_metrics import Lpips, load_inception
 
-    found = []
-    for option, path, load in (("lpips", arguments.lpips, Lpips), ("fid", arguments.fid, load_inception)):
-        try:
-            found.append(None if path is None else load(path).to(device))
-        except (OSError, ValueError) as error:
-            raise CommandError(f"--{option} {path}: {error}") from error
-    return tuple(found)
+    option = "lpips"
+    try:
+        lpips = None if arguments.lpips is None else Lpips(arguments.lpips).to(device)
+        option = "fid"
+        return lpips, None if arguments.fid is None else load_inception(arguments.fid).to(device)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--{option} {getattr(arguments, option)}: {error}") from error
 
 
-def _inputs(arguments: argparse.Namespace, bins: list[tuple[float, float]]):
-    from ..data import BrushMasks, Facades, ImageFolder, MaskFolder
-    from ..evaluation_inputs import FIRST_HELD_OUT_FACADE, Inputs
+def _pairs(arguments: argparse.Namespace, bins: list[Bin]) -> NumberedPairs:
+    from ..data.image_sources import FIRST_HELD_OUT_FACADE, Facades, ImageFolder, ImageSource
+    from ..data.mask_sources import BrushMasks, MaskFolder, MaskSource
+    from ..evaluate.pairs import NumberedPairs
+
+    def brush(bin_: Bin) -> MaskSource:
+        return BrushMasks(bin_, arguments.seed)
 
     size = arguments.size
+    images: ImageSource
     try:
         if arguments.synthetic:
             images = Facades(size, arguments.synthetic, FIRST_HELD_OUT_FACADE)
         else:
-            # Without a data set: the shorter side to the size, the middle of it.
+            # Without a data set the shorter side becomes the size, and the middle is kept, as for celeba.
             images = ImageFolder(arguments.images, size, arguments.dataset or "celeba")
-        if arguments.masks:
-            masks = MaskFolder(arguments.masks, arguments.invert_mask)
-        else:
-            masks = lambda bin_: BrushMasks(bin_, arguments.seed)  # noqa: E731
-        return Inputs(images, masks, bins, size=size, limit=arguments.count)
+        masks = MaskFolder(arguments.masks, arguments.invert_mask) if arguments.masks else brush
+        return NumberedPairs(images, masks, bins, size=size, limit=arguments.count)
     except ValueError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(error) from error
 
 
-def _facts(arguments: argparse.Namespace, device) -> dict:
-    """What the JSON file says beside the figures."""
+def _facts(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Lists arguments, device and versions for the JSON file."""
     from importlib.metadata import distributions
 
     import torch
 
     packages = ("torch", "torchmetrics", "scikit-image", "opencv-python-headless", "numpy")
-    given = {name: value for name, value in vars(arguments).items() if name not in ("run", "command", "quiet")}
+    given = {name: value for name, value in vars(arguments).items() if name not in ("command", "quiet")}
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [plain(entry) for entry in value]
         return str(value) if isinstance(value, Path) else value
@@ -278,3 +282,13 @@ def _facts(arguments: argparse.Namespace, device) -> dict:
         "threads": torch.get_num_threads(),
         "versions": {d.name: d.version for d in distributions() if d.name in packages},
     }
+
+
+COMMAND = Command(
+    "evaluate",
+    "measure weights and classical fills (Table 4)",
+    "msa evaluate --images photos --masks masks --weights weights.safetensors -o evaluation",
+    run,
+    declare,
+    DETAILS,
+)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
 
 def free_form_mask(
     height: int, width: int, ratio: tuple[float, float] = (0.2, 0.3), seed: int | np.random.Generator = 0
 ) -> Tensor:
-    """A mask with the holes of a wandering brush.
+    """Draws a mask with a brush that wanders freely.
 
-    Strokes with random start, width and turning angles are drawn until the share of hole pixels lies in ``ratio``.
+    Strokes with random start, width and turning angles are added until the share of hole pixels lies in ``ratio``.
 
     Args:
         height, width: size of the mask in pixels.
@@ -39,10 +43,18 @@ def free_form_mask(
 
 
 def spread_mask(height: int, width: int, ratio: tuple[float, float], rng: np.random.Generator) -> Tensor:
-    """Like `free_form_mask`, with the hole ratios of many masks spread evenly over (low, high].
+    """Draws a mask as `free_form_mask` does, but spreads the hole ratios of many masks evenly over (low, high].
 
-    `free_form_mask` stops as soon as it is past ``low``, so its masks lie close above it; here each mask draws the
-    ratio to stop at. Never all hole, never all valid.
+    `free_form_mask` stops as soon as the ratio exceeds ``low``, so its masks lie just above it. Here every mask draws
+    the ratio at which it stops. No mask is all hole or all valid.
+
+    Args:
+        height, width: size of the mask in pixels.
+        ratio: (low, high), as above.
+        rng: the generator to draw from.
+
+    Returns:
+        (1, height, width) bool, True = valid.
 
     Raises:
         ValueError: as `free_form_mask`.
@@ -53,29 +65,29 @@ def spread_mask(height: int, width: int, ratio: tuple[float, float], rng: np.ran
         hole = _brush(height, width, goal, high, rng)
         if hole is not None and not hole.all():
             return torch.from_numpy(~hole)[None]
-    mask = free_form_mask(height, width, ratio, rng)  # few pixels, a narrow range: what is nearest to low fits best
+    mask = free_form_mask(height, width, ratio, rng)  # few pixels or a narrow range: a ratio just above low fits best
     if not mask.any():
         raise ValueError(f"msa_model.spread_mask: no mask of {height}x{width} has a hole ratio in {ratio} below 1")
     return mask
 
 
 def _brush(height: int, width: int, goal: float, high: float, rng: np.random.Generator) -> np.ndarray | None:
-    """Strokes until the hole's share reaches ``goal``: (height, width) bool, or None if the last went past ``high``."""
-    from PIL import Image, ImageDraw
+    """Draws strokes until the hole's share reaches ``goal``; returns (height, width) bool, None above ``high``."""
+    from PIL import Image, ImageDraw  # here, so that importing the package needs no Pillow
 
     canvas = Image.new("L", (width, height), 0)
     draw = ImageDraw.Draw(canvas)
     pixels = height * width
     covered = 0
     while covered < goal * pixels or not covered:
-        # A brush that shrinks as the goal comes near, so that narrow ranges are hit too.
+        # The brush shrinks near the goal, so that narrow ranges are reached too.
         brush = max(1.0, min(height, width) * rng.uniform(0.04, 0.12) * min(1.0, 3 * (high - covered / pixels)))
         _stroke(draw, rng, width, height, brush)
         covered = pixels - canvas.histogram()[0]
     return np.asarray(canvas) != 0 if covered / pixels <= high else None
 
 
-def _stroke(draw, rng: np.random.Generator, width: int, height: int, brush: float) -> None:
+def _stroke(draw: ImageDraw, rng: np.random.Generator, width: int, height: int, brush: float) -> None:
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     angle = rng.uniform(0, 2 * math.pi)
     for _ in range(rng.integers(2, 7)):

@@ -1,9 +1,6 @@
-"""Image files and PIL images at the edge of the library.
+"""Reads and writes image files: pixels, orientation, colour profile, resolution and EXIF.
 
-- `read`, `read_mask`, `write`: files, with what belongs to a picture beside its pixels (orientation, colour profile,
-  resolution, EXIF).
-- `to_rgb`, `fill`: any PIL mode to colours in [0, 1] and back into the hole, the other pixels' bytes untouched.
-- `hole_pixels`: a mask picture to the pixels to fill. Here, as in every file, **white is the hole**.
+`read` and `write` are for pictures, `read_hole` is for masks. In a mask file **white is the hole**.
 """
 
 from __future__ import annotations
@@ -13,9 +10,12 @@ import secrets
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from .image_modes import ALPHA_MODES, GREY_MODES, hole_pixels, to_rgb, unpremultiplied, with_alpha_for_key
 
 #: Suffixes of the files that are read and written, and the format that each stands for.
 FORMATS = {
@@ -28,7 +28,7 @@ FORMATS = {
     ".webp": "WEBP",
 }
 
-# Decoders tried on a file, whatever its suffix. A short list on purpose: some of Pillow's (EPS) start other programs.
+# Decoders to try on a file, whatever its suffix. The list is short because some of Pillow's (EPS) start other programs.
 _DECODERS = tuple(sorted(set(FORMATS.values())))
 
 # Modes that a format keeps; anything else is converted, with a note.
@@ -41,8 +41,8 @@ _KEPT_MODES = {
 }
 _KEPT_TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group3", "group4")
 
-# EXIF that describes the picture. The orientation is applied to the pixels instead; the thumbnail, the maker's note and
-# XMP may hold a small copy of the picture before inpainting, so they are left behind.
+# EXIF tags that describe the picture. The orientation is applied to the pixels instead. The thumbnail, the maker's note
+# and XMP are left out, as they may hold a small copy of the picture before inpainting.
 _KEPT_EXIF = (
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
@@ -57,10 +57,6 @@ _DROPPED_FROM_GROUPS = (ExifTags.Base.MakerNote, ExifTags.Base.ExifInteroperabil
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _LONGEST_JPEG_EXIF = 65533  # bytes that fit into one marker
 
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's own conversion to L
-_GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-
 
 class ImageFileError(Exception):
     """A file that cannot be read as an image, or written; the message is one line that names the file."""
@@ -68,7 +64,7 @@ class ImageFileError(Exception):
 
 @dataclass
 class Picture:
-    """An image file in memory: upright pixels, and what else is worth writing again."""
+    """An image file in memory: the upright pixels, and the metadata to write again."""
 
     image: Image.Image
     format: str
@@ -76,14 +72,11 @@ class Picture:
     exif: Image.Exif | None = None
     dpi: tuple[float, float] | None = None
     encoding: dict = field(default_factory=dict)  # options for writing the same format again
-    notes: list[str] = field(default_factory=list)  # one line each: what the reader did that a user may want to know
-
-
-# ---- files ---------------------------------------------------------------------------------------------------------
+    notes: list[str] = field(default_factory=list)  # one line each: what reading changed
 
 
 def read(path: str | os.PathLike) -> Picture:
-    """Reads an image file: JPEG, PNG, WebP, TIFF or BMP, told by its content.
+    """Reads an image file: JPEG, PNG, WebP, TIFF or BMP, recognised by its content.
 
     The EXIF orientation is applied to the pixels and taken out of the metadata. A colour key (PNG's single transparent
     grey or colour) becomes an alpha channel. Of a file with several pictures the first is read. Pillow reads 16 bits
@@ -105,18 +98,18 @@ def read(path: str | os.PathLike) -> Picture:
         raise ImageFileError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise ImageFileError(f"{path}: is not a readable JPEG, PNG, WebP, TIFF or BMP image") from None
-    except Exception as error:  # on a damaged file Pillow's decoders raise almost anything
+    except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
         raise ImageFileError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
 def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
-    stored_bits = str([tile[3] for tile in getattr(image, "tile", [])])  # gone once the pixels are loaded
-    # A TIFF image turns itself upright as it loads, and forgets that it did.
+    stored_bits = str([tile[3] for tile in getattr(image, "tile", [])])  # empty once the pixels are loaded
+    # Pillow turns a TIFF image upright while it loads it, and then removes the orientation.
     sideways = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
     image.load()
-    picture = Picture(image, "JPEG" if image.format == "MPO" else image.format)
-    if getattr(image, "n_frames", 1) > 1:
-        picture.notes.append(f"{path}: holds {image.n_frames} pictures, only the first is used")
+    picture = Picture(image, "JPEG" if image.format == "MPO" else str(image.format))
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        picture.notes.append(f"{path}: holds {frames} pictures, only the first is used")
     if ";16" in stored_bits and not image.mode.startswith("I"):
         picture.notes.append(f"{path}: 16 bits per channel of a colour image are read as 8")
     if picture.format == "JPEG":
@@ -135,11 +128,10 @@ def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
         picture.exif = _descriptive_exif(image.getexif())
     except Exception as error:
         picture.notes.append(f"{path}: damaged EXIF is not kept: {_reason(error)}")
-    # EXIF is read by now; where its bytes are still there, turning the image would write them anew, damaged as they
-    # may be.
+    # EXIF has been read. If its bytes stayed, `exif_transpose` would write them again, which fails for damaged ones.
     for key in ("exif", "Raw profile type exif"):
         image.info.pop(key, None)
-    picture.image = _with_alpha_for_key(ImageOps.exif_transpose(image))
+    picture.image = with_alpha_for_key(ImageOps.exif_transpose(image))
     if picture.dpi and sideways:
         picture.dpi = picture.dpi[::-1]
     kept = picture.image.info.get("transparency")
@@ -147,23 +139,34 @@ def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
     return picture
 
 
-def read_mask(path: str | os.PathLike, size: tuple[int, int]) -> tuple[Image.Image, list[str]]:
-    """Reads a mask file as an "L" image of 0 and 255 (see `hole_pixels`), and the notes on it.
+def read_hole(
+    path: str | os.PathLike, size: tuple[int, int] | None = None, *, invert: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """Reads a mask file; this is the only way in which the package reads one.
 
-    A mask of another size than ``size`` (width, height) is resized to it, to the nearest pixel, and noted.
+    Args:
+        path: the file; its pixels above half white (127 of 255) are the hole, see `hole_pixels`.
+        size: (width, height) in pixels. A mask of another size is resized to the nearest pixel, which is noted. None:
+            the file's own size.
+        invert: black is the hole instead.
+
+    Returns:
+        The hole, (height, width) bool, and notes of one line each.
 
     Raises:
-        ImageFileError: as `read`.
+        ImageFileError: as `read`, and for an image mode that `to_rgb` refuses.
     """
     picture = read(path)
     try:
-        mask = Image.fromarray(hole_pixels(picture.image).astype(np.uint8) * 255)
+        hole = hole_pixels(picture.image)
     except ValueError as error:
         raise ImageFileError(f"{path}: cannot be used as a mask: {_reason(error)}") from error
-    if mask.size == size:
-        return mask, picture.notes
-    note = f"{path}: mask of {_by(mask.size)} pixels resized (nearest) to the image's {_by(size)}"
-    return mask.resize(size, Image.Resampling.NEAREST), [*picture.notes, note]
+    notes = picture.notes
+    own_size = (hole.shape[1], hole.shape[0])
+    if size is not None and own_size != size:
+        notes.append(f"{path}: mask of {_by(own_size)} pixels resized (nearest) to the image's {_by(size)}")
+        hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)) != 0
+    return hole != invert, notes
 
 
 def write(path: str | os.PathLike, picture: Picture) -> list[str]:
@@ -173,8 +176,8 @@ def write(path: str | os.PathLike, picture: Picture) -> list[str]:
     else at quality 95; TIFF with the source's compression where that is lossless, else deflate. The colour profile, the
     resolution and descriptive EXIF are kept. A mode that the format does not have is converted, and noted.
 
-    The file is written beside its final place under a temporary name and then renamed, so that at any time there is
-    the old file, the new one or none. Folders are made as needed. Returns notes of one line each.
+    The file is first written under a temporary name in the same folder and then renamed, so that a path never holds
+    half a file. Missing folders are made. Returns notes of one line each.
 
     Raises:
         ImageFileError: the file cannot be written; nothing is left behind.
@@ -195,7 +198,7 @@ def write(path: str | os.PathLike, picture: Picture) -> list[str]:
             raise
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's encoders, too, raise almost anything
+    except Exception as error:  # Pillow's encoders raise almost any type
         raise ImageFileError(f"{path}: cannot be written: {_reason(error)}") from error
     return notes + more_notes
 
@@ -229,14 +232,14 @@ def _save_options(file_format: str, picture: Picture, image: Image.Image, path: 
 
 
 def _in_mode_for(file_format: str, image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
-    """The image in a mode that the format has: with alpha and with 16 bits where it can, and a note if it changed."""
+    """Converts the image to a mode that the format has, and notes it. Keeps alpha and 16 bits where the format can."""
     kept = _KEPT_MODES[file_format]
     keyed = image.mode == "P" and "transparency" in image.info and file_format != "PNG"
     if image.mode in kept and not keyed:
         return image, []
     deep = image.mode.startswith(("I", "F"))
-    grey = deep or image.mode in _GREY_MODES
-    alpha = keyed or image.mode in _ALPHA_MODES
+    grey = deep or image.mode in GREY_MODES
+    alpha = keyed or image.mode in ALPHA_MODES
     wanted = ["I;16"] * deep + ["LA"] * (grey and alpha) + ["RGBA"] * alpha + ["L"] * grey + ["RGB"]
     mode = next(m for m in wanted if m in kept)
     note = f"{path}: written as {mode}, as {file_format} has no {image.mode}{' with transparency' * keyed}"
@@ -245,15 +248,8 @@ def _in_mode_for(file_format: str, image: Image.Image, path: Path) -> tuple[Imag
         if mode == "I;16":
             return Image.fromarray(np.rint(grey_values * 65535).astype(np.uint16)), [note]
         image = Image.fromarray(np.rint(grey_values * 255).astype(np.uint8))
-    straight = image.convert("RGBA") if keyed else _unpremultiplied(image)
+    straight = image.convert("RGBA") if keyed else unpremultiplied(image)
     return straight.convert(mode), [note]
-
-
-def _with_alpha_for_key(image: Image.Image) -> Image.Image:
-    """A colour key as an alpha channel: filled pixels could otherwise turn transparent, or transparent ones opaque."""
-    if image.mode in ("1", "L", "RGB") and "transparency" in image.info:
-        return image.convert("RGBA" if image.mode == "RGB" else "LA")
-    return image
 
 
 def _descriptive_exif(source: Image.Exif) -> Image.Exif | None:
@@ -267,7 +263,7 @@ def _descriptive_exif(source: Image.Exif) -> Image.Exif | None:
             kept[group] = entries
     if not len(kept):
         return None
-    kept.tobytes()  # what cannot be written is found out now, while it can still be left out
+    kept.tobytes()  # raises now, while the reader can still leave out EXIF that cannot be written
     return kept
 
 
@@ -279,7 +275,7 @@ def _without_groups(source: Image.Exif) -> Image.Exif | None:
     return kept if len(kept) else None
 
 
-def _resolution(dpi: object) -> tuple[float, float] | None:
+def _resolution(dpi: Any) -> tuple[float, float] | None:
     try:
         x, y = (float(value) for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -288,15 +284,15 @@ def _resolution(dpi: object) -> tuple[float, float] | None:
 
 
 def _profile_fits(profile: bytes, mode: str) -> bool:
-    """Whether an ICC profile's colour space, told in its header, is still that of the pixels."""
+    """Whether the colour space in an ICC profile's header is that of the pixels."""
     if mode == "CMYK":
         return profile[16:20] == b"CMYK"
-    grey = mode in _GREY_MODES or mode.startswith("I;16")
+    grey = mode in GREY_MODES or mode.startswith("I;16")
     return profile[16:20] == (b"GRAY" if grey else b"RGB ")
 
 
 def _webp_is_lossless(path: str | os.PathLike) -> bool:
-    """Looks for the chunk with the picture: "VP8L" is the lossless kind, "VP8 " the other."""
+    """Whether the chunk with the picture is "VP8L" (lossless) and not "VP8 "."""
     with open(path, "rb") as file:
         file.seek(12)  # "RIFF", size, "WEBP"
         while len(header := file.read(8)) == 8:
@@ -312,150 +308,6 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """An error as part of one line."""
+    """The error's message, without line breaks."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-# ---- modes ---------------------------------------------------------------------------------------------------------
-
-
-def to_rgb(image: Image.Image, hole: np.ndarray | None = None) -> np.ndarray:
-    """Any mode as colours: (H, W, 3) float32 in [0, 1]; alpha is left out.
-
-    Grey is repeated three times. The range of the modes with more than 8 bits: I;16 and I hold 0 ... 65535 (what 16-bit
-    PNG and TIFF files load as), F holds 0 ... 1. CMYK, YCbCr and HSV go through Pillow's own conversions, which know
-    nothing of colour profiles.
-
-    Args:
-        image: any mode but LAB.
-        hole: (H, W) bool or None. Values at its pixels come out as 0 and are not looked at, not even to refuse them.
-
-    Raises:
-        ValueError: LAB; I or F values outside the range above.
-    """
-    mode = image.mode
-    if mode == "LAB":
-        raise ValueError("mode LAB is not supported; convert the image to RGB first")
-    image = _unpremultiplied(image)
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        top = 1 if mode == "F" else 65535
-        values = np.asarray(image).astype(np.float64 if mode == "I" else np.float32)
-        if hole is not None:
-            values = np.where(hole, 0, values)
-        if not ((values >= 0) & (values <= top)).all():  # said so that NaN is refused, too
-            raise ValueError(f"mode {mode} must hold values in [0, {top}]; convert the image to another mode first")
-        return _repeated(values / top)
-    if mode in _GREY_MODES:
-        grey = np.asarray(image.convert("L") if mode == "1" else image.getchannel(0))
-        colours = _repeated(grey / np.float32(255))
-    else:
-        if mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the way to RGB on which Pillow does not warn
-        colours = np.asarray(image.convert("RGB")) / np.float32(255)
-    return colours if hole is None else np.where(hole[..., None], np.float32(0), colours)
-
-
-def fill(image: Image.Image, colours: np.ndarray, hole: np.ndarray) -> Image.Image:
-    """A copy of the image, mode and all, with the hole's pixels taken from ``colours``.
-
-    Alpha is carried over from the image, in the hole too. Grey modes get the luma of the colours, rounded to the
-    mode's own precision; "1" is thresholded at a half; P gets the nearest colour of the image's own palette that is as
-    transparent as the pixel was.
-
-    Args:
-        image: as for `to_rgb`.
-        colours: (H, W, 3) float32 in [0, 1].
-        hole: (H, W) bool.
-    """
-    result = image.copy()
-    if hole.any():
-        # A paste through a bilevel mask copies whole pixels: the others keep their bytes in every mode.
-        result.paste(_like(image, colours, hole), mask=Image.fromarray(hole))
-    return result
-
-
-def hole_pixels(mask: Image.Image, invert: bool = False) -> np.ndarray:
-    """The hole of a mask picture, (H, W) bool: the pixels that are more than half white (above 127 of 255).
-
-    Transparent pixels count as black. ``invert=True`` gives the others.
-
-    Raises:
-        ValueError: a mode that `to_rgb` refuses.
-    """
-    mask = mask.convert("RGBA") if mask.mode == "P" else _with_alpha_for_key(mask)
-    white = to_rgb(mask) @ _LUMA
-    if mask.mode in _ALPHA_MODES:
-        white = white * (np.asarray(mask.getchannel(len(mask.getbands()) - 1)) / np.float32(255))
-    hole = white > 0.5
-    return ~hole if invert else hole
-
-
-def side_by_side(image: Image.Image, result: Image.Image, hole: np.ndarray) -> Image.Image:
-    """The image with its hole in white on the left, the result on the right: an RGB image of twice the width."""
-    left = np.where(hole[..., None], np.float32(1), to_rgb(image, hole))
-    return Image.fromarray(np.rint(np.concatenate([left, to_rgb(result)], axis=1) * 255).astype(np.uint8))
-
-
-def _like(image: Image.Image, colours: np.ndarray, hole: np.ndarray) -> Image.Image:
-    """The colours as an image of the same mode, with the image's own alpha. Only the hole's pixels need be right."""
-    mode = image.mode
-    if mode in ("P", "PA"):
-        return _in_palette(image, colours, hole)
-    grey = np.clip(colours @ _LUMA, 0, 1)  # the weights add up to 1 only within rounding
-    if mode == "1":
-        return Image.fromarray(grey >= 0.5)
-    if mode == "F":
-        return Image.fromarray(grey)
-    if mode == "I":
-        return Image.fromarray(np.rint(grey * 65535).astype(np.int32))
-    if mode.startswith("I;16"):
-        order = np.asarray(image).dtype
-        return Image.frombytes(mode, image.size, np.rint(grey * 65535).astype(order).tobytes())
-    if mode in ("L", "LA", "La"):
-        filled = Image.fromarray(np.rint(grey * 255).astype(np.uint8))
-        if mode == "L":
-            return filled
-        return Image.merge("LA", (filled, image.getchannel(1))).convert(mode)
-    filled = Image.fromarray(np.rint(colours * 255).astype(np.uint8))
-    if mode in ("RGBA", "RGBa", "RGBX"):
-        straight = "RGBA" if mode == "RGBa" else mode
-        return Image.merge(straight, (*filled.split(), image.getchannel(3))).convert(mode)
-    return filled.convert(mode)
-
-
-def _in_palette(image: Image.Image, colours: np.ndarray, hole: np.ndarray) -> Image.Image:
-    palette = np.array(image.getpalette("RGB") or [0, 0, 0], dtype=np.float32).reshape(-1, 3) / 255
-    indices = np.asarray(image.getchannel(0)).copy()
-    opacity = np.full(256, 255)
-    transparency = image.info.get("transparency")
-    if image.mode == "P" and image.palette.mode == "RGBA":
-        opacity[: len(palette)] = image.getpalette("RGBA")[3::4]
-    elif image.mode == "P" and isinstance(transparency, int):
-        opacity[transparency] = 0
-    elif image.mode == "P" and isinstance(transparency, bytes):
-        opacity[: len(transparency)] = list(transparency)
-    for value in np.unique(opacity[indices[hole]]):
-        pixels = hole & (opacity[indices] == value)
-        choices = np.flatnonzero(opacity[: len(palette)] == value)
-        if len(choices):
-            indices[pixels] = choices[_nearest(colours[pixels], palette[choices])]
-    bands = [Image.frombytes("P", image.size, indices.tobytes())]
-    if image.mode == "P":
-        return bands[0]
-    return Image.merge("PA", (Image.fromarray(indices), image.getchannel("A")))
-
-
-def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Index of the nearest palette colour, by |c|² - 2 c·p + |p|² without its constant term; in pieces, for memory."""
-    lengths = (palette**2).sum(1)
-    pieces = np.array_split(colours, len(colours) // 65536 + 1)
-    return np.concatenate([(lengths - 2 * piece @ palette.T).argmin(1) for piece in pieces])
-
-
-def _unpremultiplied(image: Image.Image) -> Image.Image:
-    return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
-
-
-def _repeated(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey.astype(np.float32)[..., None], 3, axis=2)

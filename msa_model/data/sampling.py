@@ -1,4 +1,4 @@
-"""Which image comes when, and the loader: every batch is a function of (seed, epoch, step) alone."""
+"""The order of the images, and the loader: every batch is a function of (seed, epoch, step) alone."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+if TYPE_CHECKING:
+    from .training_data import InpaintingData
+
 _LOG = logging.getLogger("msa_model.data")
 
-# The first key of a `random_stream`: what it is for.
+# The first key of a `random_stream` says what the numbers are for.
 ORDER, IMAGE, REPLACEMENT, MASK, FIXED_MASK = range(5)
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for every (seed, key), the same in every process and on every machine."""
+    """Makes the random generator of a (seed, key): independent of all others, and the same on every machine."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(index, draw)``, one list per step, of this rank's part of the global batch.
+    """Yields this rank's part of every global batch: a list of ``(index, draw)`` per step.
 
-    The images of an epoch are a permutation without replacement, another one each epoch; those that do not fill a
-    last global batch sit that epoch out. ``draw`` is the epoch, so that an image is cropped and masked anew each time.
-    Step t's batch depends on (seed, epoch, t) alone: a run that starts at step t goes on as if it had begun at 0, and
-    the ranks' batches side by side, in the order of the ranks, are the batch of one process with
-    ``batch_size * world_size``.
+    Every epoch is another permutation of the images; those that do not fill a last global batch are left out of that
+    epoch. ``draw`` is the epoch, so that an image is cropped and masked anew each time. The batch of a step depends on
+    (seed, epoch, step) alone: a run that starts at step t continues as if it had begun at 0, and the batches of all
+    ranks, concatenated in their order, are the batch of one process with ``batch_size * world_size``.
 
     Args:
         length: number of images.
@@ -74,7 +77,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         return self.length // self.global_batch
 
     def batch(self, step: int) -> list[tuple[int, int]]:
-        """This rank's ``(index, draw)`` at a step."""
+        """The ``(index, draw)`` of this rank at a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.global_batch + self.rank * self.batch_size
         return [(index, epoch) for index in self._order(epoch)[start : start + self.batch_size].tolist()]
@@ -86,7 +89,11 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             step += 1
 
     def __len__(self) -> int:
-        """Steps that are left. TypeError for an endless sampler, as torch's loader expects."""
+        """The number of steps that are left.
+
+        Raises:
+            TypeError: the sampler is endless; torch's loader expects this type.
+        """
         if self.steps is None:
             raise TypeError("a StepSampler without steps has no length")
         return max(0, self.steps - self.start_step)
@@ -101,10 +108,10 @@ def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 class Skipped:
-    """Files that were passed over, as far as this process has heard: warns once per file, stops at too many.
+    """Collects the skipped files that this process knows of: warns once per file, raises where there are too many.
 
     Args:
-        limits: kind of file -> how many of them, and how many may be unreadable; a kind without an entry has no limit.
+        limits: kind of file -> (number of files, how many may be unreadable); a kind without an entry has no limit.
 
     Attributes:
         lines: kind -> one line per file, which names it.
@@ -118,7 +125,7 @@ class Skipped:
         return sum(map(len, self.lines.values()))
 
     def add(self, reports: list[str]) -> None:
-        """Takes the "skipped" entries of a batch.
+        """Adds the "skipped" entries of a batch.
 
         Raises:
             ValueError: more files of a kind than its limit.
@@ -132,7 +139,11 @@ class Skipped:
                 self.check(kind, lines)
 
     def check(self, kind: str, lines: list[str]) -> None:
-        """Raises ValueError where ``lines`` are more than the limit of their kind."""
+        """Compares the number of lines with the limit of their kind.
+
+        Raises:
+            ValueError: there are more.
+        """
         total, limit = self.limits.get(kind, (0, len(lines)))
         if len(lines) > limit:
             more = f"; … and {len(lines) - 3} more" if len(lines) > 3 else ""
@@ -142,14 +153,17 @@ class Skipped:
             )
 
 
-class CountingLoader(DataLoader):
-    """A `DataLoader` that keeps count of what the data set skipped, in any worker: ``loader.skipped``."""
+class CountingLoader(DataLoader[dict[str, Any]]):
+    """A `DataLoader` that counts the files that any worker skipped: ``loader.skipped``."""
+
+    dataset: _ErrorsAsItems
 
     @property
     def skipped(self) -> Skipped:
         return self.dataset.data.skipped
 
-    def __iter__(self) -> Iterator[dict]:
+    # torch declares its own iterator class, but promises and uses no more than an iterator.
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         for batch in super().__iter__():
             if "error" in batch:
                 raise ValueError(batch["error"][0])
@@ -157,10 +171,10 @@ class CountingLoader(DataLoader):
             yield batch
 
 
-class _ErrorsAsItems(Dataset):
-    """Hands an error to the main process as an item. Raised, it would arrive wrapped in the worker's traceback."""
+class _ErrorsAsItems(Dataset[dict[str, Any]]):
+    """Returns an error as an item. Raised in a worker, it would reach the main process inside a traceback."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: InpaintingData) -> None:
         self.data = data
 
     def __len__(self) -> int:
@@ -173,16 +187,18 @@ class _ErrorsAsItems(Dataset):
             return [{"error": str(error)}]
 
 
-def make_loader(data: Dataset, sampler: Sampler, workers: int) -> DataLoader:
-    """A loader of ``data`` (`InpaintingData`) in the order of ``sampler`` (`StepSampler`).
+def make_loader(data: InpaintingData, sampler: StepSampler, workers: int) -> CountingLoader:
+    """Makes a loader.
 
     Args:
+        data: an `InpaintingData`.
+        sampler: a `StepSampler`, which gives the order.
         workers: processes that load, with one thread each; 0 loads in this process.
 
     Returns:
         A `DataLoader` of dicts: image (N, 3, H, W) float32 in [0, 1], mask (N, 1, H, W) bool (True = valid), index (N,)
         int64, skipped (N strings, see `InpaintingData`). Pinned memory where CUDA is available. ``loader.skipped``
-        counts the files passed over.
+        counts the skipped files.
 
     Raises:
         ValueError: a negative number of workers. While iterating: too many files that cannot be used.
@@ -204,5 +220,5 @@ def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
-    # Ctrl-C goes to every process of the terminal; the main one ends the others, without a traceback from each.
+    # Ctrl-C reaches every process of the terminal. The main process ends the workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,27 +1,30 @@
-"""Where the holes look (Figs. 8 and 9): every attention stage's map, and the colours that show it.
+"""Computes where the holes look (Figs. 8 and 9): the map of every attention stage, and pictures of it.
 
 A map holds, for every hole cell of a stage, the background cell with the largest s' of Eq. 8. A cell is a square of
-``factor`` × ``factor`` pixels; a colour tells where in the image a cell lies.
+``factor`` × ``factor`` pixels. In the pictures a colour stands for a place in the image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
 from msa_ops import hole_attention_map
 
-from .generator import Generator
-from .inpainting import inpaint
+from ..inpainting import inpaint
+from ..nn.attention_block import AttentionBlock
+from ..nn.generator import Generator
 
-#: Colours of the image's corners, [y][x] (RGB, 0 ... 255): green top left and pink bottom right as in Fig. 8; ours the
-#: other two. They lie in one plane of colour space in convex position, or nearly, so no two places share a colour.
+#: Colours of the image's corners, [y][x] (RGB, 0 ... 255). Green top left and pink bottom right are those of Fig. 8.
+#: The four lie almost in one plane of colour space and in convex position, so no two places share a colour.
 CORNERS = np.array([[(40, 190, 60), (255, 205, 40)], [(40, 90, 225), (255, 80, 190)]], dtype=np.float64)
-_NOWHERE = (64, 64, 64)  # a hole cell that has no background to look at
-_PANEL, _GAP, _TITLE = 256, 10, 26  # pixels: the least height of a panel, the gutter, the line of titles
+_NOWHERE = (64, 64, 64)  # the colour of a hole cell without any background to look at
+_PANEL, _GAP, _TITLE = 256, 10, 26  # pixels: least height of a panel, gap, line of titles
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ class StageMap:
     """The map of one attention stage.
 
     Args:
-        level: the decoder layer it follows.
+        level: the decoder layer that the stage follows.
         factor: side of a cell in pixels.
-        index: (h, w) int64 with h = ceil(H / factor), w likewise: the flat index y·w + x of the cell looked at; -1 at
-            background cells, and where there is no background.
+        index: (h, w) int64 with h = ceil(H / factor) and w = ceil(W / factor): for each cell the flat index y·w + x of
+            the cell that it looks at; -1 at background cells, and where there is no background.
         hole: (h, w) bool, the stage's hole cells.
     """
 
@@ -43,19 +46,20 @@ class StageMap:
 
 
 def attention_maps(generator: Generator, image: Tensor, mask: Tensor) -> tuple[Tensor, list[StageMap]]:
-    """Inpaints one image and says where every attention stage's holes look, the deepest stage first.
+    """Inpaints one image and computes the map of every attention stage, the deepest stage first.
 
     Args:
-        generator: with at least one attention stage.
+        generator: it must have at least one attention stage.
         image: (1, 3, H, W), floating-point, in [0, 1]; values in the holes are not used.
         mask: (1, 1, H, W), 1 (any non-zero) = valid, 0 = hole.
 
     Returns:
-        The composite (1, 3, H, W), as :func:`msa_model.inpaint` returns it, and the maps. Memory is linear in H·W, see
-        :func:`msa_ops.hole_attention_map`.
+        The composite (1, 3, H, W), as `msa_model.inpaint` returns it, and the maps. Memory is linear in H·W, see
+        `msa_ops.hole_attention_map`.
 
     Raises:
-        ValueError: no attention stage; a batch of more than one; and as :func:`msa_model.inpaint`.
+        ValueError: the generator has no attention stage; the batch holds more than one image; and as
+            `msa_model.inpaint`.
     """
     if not generator.attention:
         raise ValueError("msa_model.attention_maps: this generator has no attention stage")
@@ -63,14 +67,16 @@ def attention_maps(generator: Generator, image: Tensor, mask: Tensor) -> tuple[T
         raise ValueError(f"msa_model.attention_maps: image must have shape (1, 3, H, W), got {tuple(image.shape)}")
     found: list[StageMap] = []
 
-    def look(level: int):
+    def look(level: int) -> Callable[[nn.Module, Any], None]:
         factor = 2 ** (level - 1)
 
-        def hook(block, inputs) -> None:
+        def hook(block: nn.Module, inputs: Any) -> None:
+            assert isinstance(block, AttentionBlock)
             features, valid = inputs
-            options = {name: value for name, value in block.attention.options.items() if name != "renormalize"}
+            options: dict[str, Any] = dict(block.attention.options)
+            options.pop("renormalize", None)
             index = hole_attention_map(features, valid, **options)[0].cpu().numpy()
-            # The generator pads its input, as hole: nothing looks there, so only the indices' row length changes.
+            # The generator pads its input as hole, where nothing looks. So only the row length of the indices changes.
             height, width = (-(-side // factor) for side in image.shape[2:])
             y, x = np.divmod(index[:height, :width], index.shape[1])
             index = np.where(index[:height, :width] < 0, -1, y * width + x)
@@ -92,10 +98,11 @@ def attention_maps(generator: Generator, image: Tensor, mask: Tensor) -> tuple[T
 
 
 def place_colours(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The colour of a place: bilinear between the corners.
+    """Computes the colour of places, bilinear between the corners.
 
     Args:
-        y, x: of equal shape (...), 0 = top, left, 1 = bottom, right.
+        y: any shape; 0 = top, 1 = bottom.
+        x: the same shape; 0 = left, 1 = right.
 
     Returns:
         (..., 3) uint8, RGB.
@@ -106,21 +113,21 @@ def place_colours(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def legend(height: int, width: int) -> np.ndarray:
-    """The colours of all places of an image, (height, width, 3) uint8."""
+    """Paints every place of an image in its colour, (height, width, 3) uint8."""
     y, x = np.mgrid[:height, :width]
     return place_colours(y / max(1, height - 1), x / max(1, width - 1))
 
 
 def colour_map(stage: StageMap, backdrop: np.ndarray, opacity: float = 1.0) -> np.ndarray:
-    """A stage's map in colours, on a picture of the image's size.
+    """Paints a stage's map on a picture of the image's size.
 
     Args:
-        stage: its cells are enlarged to their factor × factor pixels (nearest).
-        backdrop: (H, W, 3) uint8, seen at background cells, and through the colours if they let it.
+        stage: every cell becomes a square of factor × factor pixels.
+        backdrop: (H, W, 3) uint8, shown at background cells and, if the colours are not opaque, below them.
         opacity: of the colours, 0 to 1.
 
     Returns:
-        (H, W, 3) uint8; dark grey where a hole cell has nothing to look at.
+        (H, W, 3) uint8; a hole cell that has nothing to look at is dark grey.
     """
     height, width = stage.index.shape
     y, x = np.divmod(np.maximum(stage.index, 0), width)
@@ -138,17 +145,20 @@ def colour_map(stage: StageMap, backdrop: np.ndarray, opacity: float = 1.0) -> n
 # ---- the sheet -----------------------------------------------------------------------------------------------------
 
 
-def sheet(image: np.ndarray, hole: np.ndarray, result: np.ndarray, stages: list[StageMap], *, overlay: bool = False):
-    """Fig. 9 with Fig. 8 beside it: holes in white, result, one map per stage, legend.
+def sheet(
+    image: np.ndarray, hole: np.ndarray, result: np.ndarray, stages: list[StageMap], *, overlay: bool = False
+) -> Image.Image:
+    """Draws Fig. 9 beside Fig. 8: the holes in white, the result, one map per stage, and the legend.
 
     Args:
-        image, result: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         hole: (H, W) bool.
-        stages: as :func:`attention_maps` returns them.
-        overlay: the maps at 65 % on the result; otherwise on a faint grey version of the image.
+        result: (H, W, 3) uint8.
+        stages: as `attention_maps` returns them.
+        overlay: draw the maps with 65 % opacity on the result; otherwise on a faint grey version of the image.
 
     Returns:
-        An RGB :class:`PIL.Image.Image`; small images are enlarged by a whole number (nearest).
+        An RGB image; small images are enlarged by a whole number (nearest).
     """
     height, width = hole.shape
     holed = np.where(hole[..., None], np.uint8(255), image)

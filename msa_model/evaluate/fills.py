@@ -1,7 +1,7 @@
-"""Fills that learn nothing: what a trained network must beat.
+"""Classical fills, to which trained networks are compared.
 
-Each takes an image (H, W, 3) uint8 and a mask (H, W) bool, True = valid, and returns the filled image (H, W, 3) uint8,
-valid pixels as they were. What the image holds in its holes is never used. Without a valid pixel all is mid-grey.
+Each takes an image (H, W, 3) uint8 and a mask (H, W) bool, True = valid, and returns the filled image (H, W, 3) uint8
+with unchanged valid pixels. No fill uses what the image holds in its holes. If no pixel is valid, all become mid-grey.
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ from collections.abc import Callable
 
 import numpy as np
 
-_RADIUS = 3  # pixels around a pixel that OpenCV's fills look at; its documentation's value
+_RADIUS = 3  # pixels: the neighbourhood that OpenCV's fills look at, as in OpenCV's documentation
 _MID_GREY = 128
 
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def mean_colour(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Holes in the mean colour of the valid pixels: the floor."""
+    """Fills holes with the mean colour of the valid pixels, the simplest baseline."""
     return _filled(image, valid, lambda known: np.broadcast_to(known[valid].mean(axis=0), known.shape))
 
 
 def telea(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """OpenCV's fast marching fill (Telea 2004), radius 3."""
+    """Fills by fast marching (Telea 2004), as OpenCV does with radius 3."""
     return _filled(image, valid, lambda known: _opencv(known, valid, "INPAINT_TELEA"))
 
 
 def navier_stokes(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """OpenCV's fill by the equations of fluid dynamics (Bertalmio, Bertozzi and Sapiro 2001; the paper's [8]),
-    radius 3."""
+    """Fills by the equations of fluid dynamics (Bertalmio, Bertozzi and Sapiro 2001), as OpenCV does with radius 3."""
     return _filled(image, valid, lambda known: _opencv(known, valid, "INPAINT_NS"))
 
 
 def biharmonic(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """scikit-image's solution of Δ²u = 0 in the hole: one sparse linear system with as many unknowns as hole pixels,
-    so seconds and hundreds of MiB for a large hole in an image of a few hundred pixels a side."""
+    """Solves Δ²u = 0 in the hole, as scikit-image does.
+
+    The sparse linear system has one unknown per hole pixel. A large hole in an image of a few hundred pixels a side
+    takes seconds and hundreds of MiB.
+    """
 
     def solve(known: np.ndarray) -> np.ndarray:
         from skimage.restoration import inpaint_biharmonic
@@ -44,7 +46,7 @@ def biharmonic(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return _filled(image, valid, solve)
 
 
-#: name -> fill, as `msa evaluate --methods` has them.
+#: Name -> fill; the names are those of `msa evaluate --methods`.
 FILLS: dict[str, Fill] = {
     "mean-colour": mean_colour,
     "telea": telea,
@@ -54,7 +56,7 @@ FILLS: dict[str, Fill] = {
 
 
 def composite(image: np.ndarray, valid: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The image with its holes taken from a prediction.
+    """Takes the image's holes from a prediction.
 
     Args:
         image: (H, W, 3) uint8.
@@ -77,7 +79,7 @@ def _filled(image: np.ndarray, valid: np.ndarray, predict: Callable[[np.ndarray]
         return image.copy()
     if not valid.any():
         return np.full_like(image, _MID_GREY)
-    # Some of these read the hole (OpenCV returns it where it finds nothing to start from): there is nothing to read.
+    # Some fills read the hole (OpenCV returns it where it has nothing to start from), so it is blackened first.
     return composite(image, valid, predict(np.where(valid[..., None], image, np.uint8(0))))
 
 

@@ -1,4 +1,4 @@
-"""LPIPS and FID, from weights that the user has: nothing is downloaded."""
+"""LPIPS and FID, from files of weights that the user provides. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import torch_files
+from ..nn import state_dicts
 
 _ALEXNET = {"features.0.weight": (64, 3, 11, 11), "features.10.weight": (256, 256, 3, 3)}
 _VGG16 = {"features.0.weight": (64, 3, 3, 3), "features.28.weight": (512, 512, 3, 3)}
 _LPIPS_FILES = (
     "; wanted is torchvision's alexnet-owt-7be5be79.pth or vgg16-397923af.pth, as torchvision.models downloads them"
 )
-_SMALLEST_SIDE = 32  # of an image for LPIPS: less leaves the deepest features without a pixel
+_SMALLEST_SIDE = 32  # of an image for LPIPS; below it the deepest features have no pixel
 
 
 def _alexnet() -> tuple[list[nn.Module], tuple[int, ...]]:
-    """Layers of torchvision's ``features`` and the numbers of those whose output LPIPS compares."""
+    """Builds the layers of torchvision's ``features``, and lists those whose output LPIPS compares."""
     conv, pool = nn.Conv2d, nn.MaxPool2d(3, 2)
-    layers = [conv(3, 64, 11, 4, 2), nn.ReLU(), pool, conv(64, 192, 5, padding=2), nn.ReLU(), pool]
+    layers: list[nn.Module] = [conv(3, 64, 11, 4, 2), nn.ReLU(), pool, conv(64, 192, 5, padding=2), nn.ReLU(), pool]
     for width, next_width in ((192, 384), (384, 256), (256, 256)):
         layers += [conv(width, next_width, 3, padding=1), nn.ReLU()]
     return layers, (1, 4, 7, 9, 11)
 
 
 def _vgg16() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """As `_alexnet`, of VGG-16."""
     layers: list[nn.Module] = []
     taps, width = [], 3
     for next_width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
@@ -43,22 +44,26 @@ def _vgg16() -> tuple[list[nn.Module], tuple[int, ...]]:
 class Lpips(nn.Module):
     """Learned perceptual image patch similarity (Zhang et al. 2018, version 0.1).
 
-    Of AlexNet or VGG-16, whichever the file holds: features at five depths, scaled to unit length over channels; the
-    squared differences weighted per channel, averaged over pixels, added up. torchmetrics computes the same, but needs
-    torchvision for the networks; here they are a list of layers, and the channel weights are torchmetrics' files.
+    The network is AlexNet or VGG-16, whichever the file holds. Its features at five depths are scaled to unit length
+    over channels; the squared differences are weighted per channel, averaged over pixels and added up. torchmetrics
+    computes the same, but needs torchvision for the networks. Here the networks are lists of layers, and the channel
+    weights are torchmetrics' files.
 
     Args:
         path: torchvision's weights of either network, a file of ``torch.save``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file, or weights missing in it or of another shape, by name.
+        ValueError: the file is of another kind; weights are missing or of another shape, which the message names.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__()
         who = "msa_model.Lpips"
-        found = torch_files.state_dict(torch_files.read(path, who, _LPIPS_FILES), path, who, _LPIPS_FILES)
+        found = state_dicts.state_dict(state_dicts.read(path, who, _LPIPS_FILES), path, who, _LPIPS_FILES)
         shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
         builders = {"alex": (_ALEXNET, _alexnet), "vgg": (_VGG16, _vgg16)}
         fitting = [n for n, (signature, _) in builders.items() if signature.items() <= shapes.items()]
@@ -68,11 +73,11 @@ class Lpips(nn.Module):
         layers, self.taps = builders[self.network][1]()
         self.features = nn.Sequential(*layers)
         wanted = self.state_dict()
-        if wrong := torch_files.differences({key: t for key, t in found.items() if key in wanted}, wanted):
+        if wrong := state_dicts.differences({key: t for key, t in found.items() if key in wanted}, wanted):
             raise ValueError(f"{who}: {path} is not torchvision's: {wrong}{_LPIPS_FILES}")
         self.load_state_dict({key: found[key] for key in wanted})
         shipped = resources.files("torchmetrics") / f"functional/image/lpips_models/{self.network}.pth"
-        weights = torch_files.read(shipped, who)
+        weights = state_dicts.state_dict(state_dicts.read(str(shipped), who), str(shipped), who)
         for index in range(len(self.taps)):
             self.register_buffer(f"weight{index}", weights[f"lin{index}.model.1.weight"])
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
@@ -81,7 +86,7 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, truth: Tensor) -> Tensor:
-        """(N, 3, H, W) floating-point in [0, 1], both; returns (N,), 0 for equal images."""
+        """Computes the distances of two batches (N, 3, H, W), floating-point in [0, 1]; (N,), 0 for equal images."""
         distance = torch.zeros(len(image), device=image.device)
         for index, (a, b) in enumerate(zip(self._unit_features(image), self._unit_features(truth), strict=True)):
             weighted = (a - b).square() * getattr(self, f"weight{index}")
@@ -98,7 +103,7 @@ class Lpips(nn.Module):
         return found
 
     def distance(self, image: np.ndarray, truth: np.ndarray) -> float:
-        """Of two images (H, W, 3) uint8.
+        """Computes the distance of two images (H, W, 3) uint8.
 
         Raises:
             ValueError: a side shorter than 32.
@@ -113,14 +118,14 @@ class Lpips(nn.Module):
 
 
 def load_inception(path: str | os.PathLike) -> nn.Module:
-    """The Inception network of FID, (N, 3, H, W) uint8 -> (N, 2048), as torchmetrics and torch-fidelity have it.
+    """Loads the Inception network of FID, (N, 3, H, W) uint8 -> (N, 2048), of torchmetrics and torch-fidelity.
 
     Args:
         path: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
 
     Raises:
         FileNotFoundError: no such file.
-        ModuleNotFoundError: torch-fidelity, which brings the network that these weights fit, is not installed.
+        ModuleNotFoundError: torch-fidelity, which has the network for these weights, is not installed.
         ValueError: another kind of file.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
@@ -134,16 +139,16 @@ def load_inception(path: str | os.PathLike) -> nn.Module:
             "FID needs torch-fidelity, which has the Inception network for these weights: pip install torch-fidelity",
             name="torch_fidelity",
         ) from error
-    except Exception as error:  # torch.load and load_state_dict have no common type
+    except Exception as error:  # torch.load and load_state_dict raise errors of several types
         raise ValueError(f"msa_model: {path} is not torch-fidelity's file of Inception weights: {error}") from error
     network.num_features = 2048
     return network
 
 
 class Frechet:
-    """Fréchet inception distance of several sets of images from one set of true ones.
+    """Computes the Fréchet inception distance of several sets of images from one set of true images.
 
-    torchmetrics' :class:`FrechetInceptionDistance`, one per method, sharing the network and the features of the truth.
+    Every set has a torchmetrics `FrechetInceptionDistance`. They share the network and the features of the truth.
 
     Args:
         network: (N, 3, H, W) uint8 -> (N, d), with ``num_features`` = d.
@@ -159,7 +164,7 @@ class Frechet:
         self._metrics = {name: FrechetInceptionDistance(feature=network).to(self._device) for name in methods}
 
     def add_truth(self, image: np.ndarray) -> None:
-        """image (H, W, 3) uint8."""
+        """Adds a true image, (H, W, 3) uint8."""
         first, *others = self._metrics.values()
         first.update(_bytes(image, self._device), real=True)
         for metric in others:
@@ -167,11 +172,14 @@ class Frechet:
                 setattr(metric, f"real_features_{state}", getattr(first, f"real_features_{state}"))
 
     def add(self, method: str, image: np.ndarray) -> None:
-        """image (H, W, 3) uint8."""
+        """Adds a method's image, (H, W, 3) uint8."""
         self._metrics[method].update(_bytes(image, self._device), real=False)
 
     def distance(self, method: str) -> float | None:
-        """None with fewer than two images. With fewer images than features it is biased, and large."""
+        """Computes a method's distance; None with fewer than two images.
+
+        With fewer images than features the distance is biased, and large.
+        """
         metric = self._metrics[method]
         return metric.compute().item() if metric.real_features_num_samples > 1 else None
 

@@ -1,31 +1,44 @@
-"""Measuring fills: the same images and holes for every method, averaged per range of hole ratios (Table 4)."""
+"""Measures fills on the same images and holes, averaged per range of hole ratios (Table 4)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .fills import Fill, composite
 from .metrics import PROTOCOLS
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .learned_metrics import Frechet, Lpips
+
 Bin = tuple[float, float]  # (low, high]: the share of hole pixels
+
+
+def bin_name(low: float, high: float) -> str:
+    """Names a bin: (0.1, 0.2) → "10-20%"."""
+    return f"{100 * low:g}-{100 * high:g}%"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on the images of one bin; figures are means over images.
+    """Results of one method on the images of one bin.
 
     Args:
         method: its name.
-        low, high: the bin, low < share of hole pixels ≤ high.
-        images: how many.
-        seconds: per image, for the fill alone.
-        figures: protocol -> metric -> mean; a PSNR of None where every image came out equal to the truth.
-        equal: images that came out equal to the truth, whose infinite PSNR is left out of its mean.
-        lpips, fid: None where not asked for (FID also with fewer than two images).
+        low: the bin holds masks with low < share of hole pixels ≤ high.
+        high: see low.
+        images: number of images.
+        seconds: mean time per image, of the fill alone.
+        figures: protocol -> metric -> mean over images. PSNR is None if every result equals the truth.
+        equal: number of results that equal the truth. Their infinite PSNR is left out of the mean.
+        lpips: mean over images; None if it was not asked for.
+        fid: None if it was not asked for, or with fewer than two images.
     """
 
     method: str
@@ -52,8 +65,8 @@ def evaluate_bin(
     pairs: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
     protocols: Iterable[str] = tuple(PROTOCOLS),
-    lpips=None,
-    inception=None,
+    lpips: Lpips | None = None,
+    inception: nn.Module | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> list[Row]:
     """Fills the holes of every image with every method and measures the composites, as 8-bit images.
@@ -61,18 +74,18 @@ def evaluate_bin(
     Args:
         methods: name -> function of an image (H, W, 3) uint8, black in its holes, and a mask (H, W) bool, True = valid,
             that returns the filled image (H, W, 3) uint8. Valid pixels are taken from the image whatever it returns.
-        bin_: goes into the rows.
+        bin_: the range of hole ratios, for the rows.
         pairs: (image, mask), as above but with the truth in the holes.
-        protocols: of `msa_model.metrics.PROTOCOLS`.
-        lpips: a `msa_model.learned_metrics.Lpips`, or None.
-        inception: a network for FID (see `msa_model.learned_metrics.Frechet`), or None.
+        protocols: names in `metrics.PROTOCOLS`.
+        lpips: measures LPIPS; None leaves it out.
+        inception: a network for FID (see `learned_metrics.Frechet`); None leaves it out.
         tick: called after each image.
 
     Returns:
-        One row per method, in their order; none where there is no pair.
+        One row per method, in their order; no row if there is no pair.
 
     Raises:
-        ValueError: images too small for a protocol's SSIM window.
+        ValueError: images are too small for a protocol's SSIM window.
         FloatingPointError: a method's prediction is not finite.
     """
     protocols = tuple(protocols)
@@ -89,7 +102,7 @@ def evaluate_bin(
             frechet.add_truth(truth)
         for name, fill in methods.items():
             if not count:
-                fill(holed, valid)  # first calls set things up, which is no part of the time per image
+                fill(holed, valid)  # the first call is slower, so it is not timed
             start = time.perf_counter()
             filled = fill(holed, valid)
             sums[name].seconds.append(time.perf_counter() - start)
@@ -108,7 +121,7 @@ def evaluate_bin(
     return [_row(name, bin_, sums[name], protocols, frechet) for name in methods]
 
 
-def _row(name: str, bin_: Bin, sums: _Sums, protocols: tuple[str, ...], frechet) -> Row:
+def _row(name: str, bin_: Bin, sums: _Sums, protocols: tuple[str, ...], frechet: Frechet | None) -> Row:
     figures: dict[str, dict[str, float | None]] = {}
     equal = 0
     for (protocol, metric), values in sums.values.items():
@@ -128,15 +141,14 @@ def _row(name: str, bin_: Bin, sums: _Sums, protocols: tuple[str, ...], frechet)
     )
 
 
-def network_fill(generator) -> Fill:
-    """A generator (see :func:`msa_model.inpaint`) as a fill of 8-bit images.
+def network_fill(generator: nn.Module) -> Fill:
+    """Makes a fill of 8-bit images from a generator (see `msa_model.inpaint`).
 
-    Raises, when called:
-        FloatingPointError: the prediction is not finite.
+    The fill raises FloatingPointError if the prediction is not finite.
     """
     import torch
 
-    from .inpainting import inpaint
+    from ..inpainting import inpaint
 
     def fill(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)[None]

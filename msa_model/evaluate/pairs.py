@@ -1,59 +1,74 @@
-"""Which image meets which hole in an evaluation; nothing here is random but the brush, by its seed."""
+"""Pairs the images of an evaluation with masks by number. Only the brush is random, and its seed fixes it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 
-from .evaluation import Bin
-from .images import ImageFileError
+from ..data.image_files import ImageFileError
+from ..data.image_sources import ImageSource
+from ..data.mask_sources import MaskSource
+from .measure import Bin, bin_name
 
-#: Where held-out facades begin; training counts its own from 0.
-FIRST_HELD_OUT_FACADE = 1_000_000_000
+
+class CountedMasks(MaskSource, Protocol):
+    """A `MaskSource` with a number of masks, such as `MaskFolder`."""
+
+    def __len__(self) -> int: ...
 
 
-class Inputs:
-    """Every image once per bin: image i with the bin's mask i, masks over again where there are fewer than images.
+class NumberedPairs:
+    """Pairs image i with mask i of a bin, for every bin.
+
+    If there are fewer masks than images, the masks start again at the first.
 
     Args:
-        images: an `msa_model.data.ImageSource`.
-        masks: an `msa_model.data.MaskFolder`, whose masks belong to the bin of their own ratio at the images' size; or
-            a function of a bin that gives the bin's `msa_model.data.MaskSource`.
-        bins: the bins that will be asked for.
-        size: side of the images.
+        images: the images.
+        masks: masks, each of which belongs to the bin of its own ratio at the images' size; or a function that makes
+            the `MaskSource` of a bin.
+        bins: the bins.
+        size: side of the images in pixels.
         limit: at most this many images per bin; None: all.
 
     Raises:
-        ValueError: no image; no mask in any bin.
+        ValueError: there is no image, or no mask in any bin.
 
     Attributes:
         problems: one line per file that could not be read and was left out.
-        notes: one line each, what the reader of the figures may want to know.
+        notes: what a reader of the figures should know, one line each.
     """
 
-    def __init__(self, images, masks, bins: list[Bin], *, size: int, limit: int | None = None) -> None:
-        self.images, self.masks, self.size = images, masks, size
+    def __init__(
+        self,
+        images: ImageSource,
+        masks: CountedMasks | Callable[[Bin], MaskSource],
+        bins: list[Bin],
+        *,
+        size: int,
+        limit: int | None = None,
+    ) -> None:
+        self.images, self.size = images, size
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._unreadable: set[int] = set()
-        self._images = min(len(images), limit or len(images))
-        self._masks_of_bin: dict[Bin, list[int]] | None = None
-        if not self._images:
+        self._count = min(len(images), limit or len(images))
+        if not self._count:
             raise ValueError("no image to measure on")
-        if not callable(masks):
-            self._masks_of_bin = self._sorted_masks(bins)
+        self._mask_of_bin: Callable[[Bin], Callable[[int], np.ndarray] | None]
+        self._mask_of_bin = self._from_sources(masks) if callable(masks) else self._by_ratio(masks, bins)
 
     def count(self, bin_: Bin) -> int:
-        """How many pairs there are, unreadable images among them."""
-        return self._images if self._masks_of_bin is None or self._masks_of_bin[bin_] else 0
+        """The number of pairs in a bin; unreadable images count."""
+        return self._count if self._mask_of_bin(bin_) else 0
 
     def pairs(self, bin_: Bin) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Image (H, W, 3) uint8 and mask (H, W) bool, True = valid."""
-        mask_of = self._mask_source(bin_)
+        """Yields images (H, W, 3) uint8 and masks (H, W) bool, True = valid."""
+        mask_of = self._mask_of_bin(bin_)
         if mask_of is None:
             return
-        for index in range(self._images):
+        for index in range(self._count):
             if index in self._unreadable:
                 continue
             try:
@@ -64,22 +79,22 @@ class Inputs:
                 continue
             yield image, mask_of(index)
 
-    def _mask_source(self, bin_: Bin) -> Callable[[int], np.ndarray] | None:
-        if self._masks_of_bin is None:
-            brush = self.masks(bin_)
-            return lambda index: brush.load(index, None, self.size, self.size)
-        numbers = self._masks_of_bin[bin_]
-        return (lambda index: self._file_mask(numbers[index % len(numbers)])) if numbers else None
+    def _from_sources(self, masks: Callable[[Bin], MaskSource]) -> Callable[[Bin], Callable[[int], np.ndarray]]:
+        """Bin -> (number of an image -> its mask), where every bin has a source of masks."""
 
-    def _file_mask(self, number: int) -> np.ndarray:
-        return self.masks.load(number, None, self.size, self.size)
+        def mask_of_bin(bin_: Bin) -> Callable[[int], np.ndarray]:
+            source = masks(bin_)
+            return lambda index: source.load(index, None, self.size, self.size)
 
-    def _sorted_masks(self, bins: list[Bin]) -> dict[Bin, list[int]]:
+        return mask_of_bin
+
+    def _by_ratio(self, masks: CountedMasks, bins: list[Bin]) -> Callable[[Bin], Callable[[int], np.ndarray] | None]:
+        """As `_from_sources`, where every mask belongs to the bin of its ratio; None for a bin without masks."""
         found: dict[Bin, list[int]] = {bin_: [] for bin_ in bins}
         left_out = 0
-        for number in range(len(self.masks)):
+        for number in range(len(masks)):
             try:
-                ratio = 1 - self._file_mask(number).mean()
+                ratio = 1 - masks.load(number, None, self.size, self.size).mean()
             except (OSError, ValueError, ImageFileError) as error:
                 self.problems.append(str(error))
                 continue
@@ -89,13 +104,21 @@ class Inputs:
             left_out += not own
         if not any(found.values()):
             raise ValueError(
-                f"none of the {len(self.masks)} masks has a share of hole pixels in any of the ranges"
+                f"none of the {len(masks)} masks has a share of hole pixels in any of the ranges"
                 + "".join(f"; {problem}" for problem in self.problems[:1])
             )
         if left_out:
-            self.notes.append(f"{left_out} of {len(self.masks)} masks left out: their holes are in none of the ranges")
-        for (low, high), numbers in found.items():
-            if 0 < len(numbers) < self._images:
-                name = f"{100 * low:g}-{100 * high:g}%"
-                self.notes.append(f"holes of {name}: {len(numbers)} masks for {self._images} images, used over again")
-        return found
+            self.notes.append(f"{left_out} of {len(masks)} masks left out: their holes are in none of the ranges")
+        for bin_, numbers in found.items():
+            if 0 < len(numbers) < self._count:
+                self.notes.append(
+                    f"holes of {bin_name(*bin_)}: {len(numbers)} masks for {self._count} images, used over again"
+                )
+
+        def mask_of_bin(bin_: Bin) -> Callable[[int], np.ndarray] | None:
+            numbers = found[bin_]
+            if not numbers:
+                return None
+            return lambda index: masks.load(numbers[index % len(numbers)], None, self.size, self.size)
+
+        return mask_of_bin

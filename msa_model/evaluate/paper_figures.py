@@ -1,4 +1,4 @@
-"""The figures of the paper that ours stand beside."""
+"""Figures of the paper, to print beside ours."""
 
 #: Mask ratios of Table 4's columns: (low, high], the share of hole pixels.
 TABLE_4_BINS = ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6))
@@ -69,7 +69,7 @@ TABLE_4: dict[str, dict[str, dict[str, tuple[float, float, float]]]] = {
 
 
 def table_4(dataset: str, low: float, high: float) -> dict[str, dict[str, float]]:
-    """Method -> metric (psnr, ssim, l1) -> figure, for a data set and a bin; empty where the paper reports none."""
+    """Returns method -> metric (psnr, ssim, l1) -> figure, for a data set and a bin; empty if the paper has none."""
     if (low, high) not in TABLE_4_BINS or dataset not in TABLE_4:
         return {}
     column = TABLE_4_BINS.index((low, high))

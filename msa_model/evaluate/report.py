@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table for the screen, JSON, CSV and a plot."""
+"""Reports an evaluation: a table for the screen, JSON, CSV and a plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from .evaluation import Row
+from .measure import Row, bin_name
 from .metrics import DESCRIPTIONS
 from .paper_figures import table_4
 
@@ -16,13 +16,8 @@ METRICS = {"psnr": ("PSNR", "{:.2f}"), "ssim": ("SSIM", "{:.4f}"), "l1": ("mean 
 _PAPER = "Table 4: {}"
 
 
-def bin_name(low: float, high: float) -> str:
-    """(0.1, 0.2) → "10-20%"."""
-    return f"{100 * low:g}-{100 * high:g}%"
-
-
 def table(rows: list[Row], protocols: list[str], dataset: str | None = None) -> str:
-    """Rows grouped by bin, a column per protocol and metric, the paper's figures below ours."""
+    """Formats rows grouped by bin, a column per protocol and metric, the paper's figures below ours."""
     extras = [name for name in ("lpips", "fid") if any(getattr(row, name) is not None for row in rows)]
     head = [f"{METRICS[metric][0]}" for _ in protocols for metric in METRICS]
     head += [{"lpips": "LPIPS", "fid": "FID"}[name] for name in extras] + ["s/image"]
@@ -61,8 +56,9 @@ def write(folder: Path, rows: list[Row], protocols: list[str], facts: dict, data
 
     Args:
         folder: an existing folder.
-        rows, protocols: what was measured.
-        facts: what else the JSON file says (arguments, versions); plain containers.
+        rows: results of `measure.evaluate_bin`.
+        protocols: the measured protocols.
+        facts: more entries for the JSON file (arguments, versions); plain containers.
         dataset: whose figures of Table 4 are added, if the paper has any.
     """
     paths = [folder / f"evaluation.{suffix}" for suffix in ("json", "csv", "png")]
@@ -99,7 +95,7 @@ def _csv(rows: list[Row], paper: list[dict]) -> str:
 
 
 def _plot(rows: list[Row], protocols: list[str], paper: list[dict]) -> bytes:
-    """One panel per protocol and metric, over the bins; methods in colours, the paper's as hollow marks."""
+    """Plots one panel per protocol and metric, over the bins; ours in colours, the paper's as hollow marks."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,7 +126,7 @@ def _plot(rows: list[Row], protocols: list[str], paper: list[dict]) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """The old file or the new one, never half of one."""
+    """Writes a file so that its path never holds half of the content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.write_bytes(content)

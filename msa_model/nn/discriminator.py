@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-#: Sides below this leave no logit: three layers halve (to 3), the last two take one pixel each.
+#: The shortest side that leaves a logit: three layers halve it (to 3), and each of the last two takes one pixel.
 SMALLEST_SIDE = 24
 
 
 class Discriminator(nn.Module):
-    """Tells real images from predicted ones, patch by patch (Table 3): 2.76 M parameters.
+    """Tells real images from predicted ones, patch by patch (Table 3). It has 2.76 M parameters.
 
     Five 4×4 convolutions with padding 1, spectral norm and bias: 3→64→128→256 with stride 2, →512→1 with stride 1;
-    LeakyReLU(0.2) after all but the last. The table's sigmoid belongs to the loss (:class:`msa_model.InpaintingLoss`
+    LeakyReLU(0.2) after all but the last. The table's sigmoid belongs to the loss (`msa_model.InpaintingLoss`
     takes logits), where mixed precision cannot overflow it. The table gives Ori/8 for the last two outputs; with its
     own kernel, stride and padding they are Ori/8 - 1 and Ori/8 - 2.
 
-    In training mode every call moves the spectral norms' power iteration on by one step; in evaluation mode a call
-    changes nothing.
+    In training mode every call runs one step of the spectral norms' power iteration; in evaluation mode a call changes
+    nothing.
 
     Args:
         base_width: channels of the first layer; the paper's 64.
@@ -37,12 +39,13 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """
+        """Rates every patch of 70×70 pixels.
+
         Args:
             image: (N, 3, H, W), floating-point, values around [0, 1]; H and W at least 24.
 
         Returns:
-            Logits (N, 1, ⌊H/8⌋ - 2, ⌊W/8⌋ - 2), positive = real; each sees a patch of 70×70 pixels.
+            Logits (N, 1, ⌊H/8⌋ - 2, ⌊W/8⌋ - 2); positive means real.
 
         Raises:
             ValueError: another shape, or an image too small.
@@ -54,11 +57,13 @@ class Discriminator(nn.Module):
                 f"msa_model.Discriminator: image must be at least {SMALLEST_SIDE} pixels high and wide, "
                 f"got {image.shape[2]}x{image.shape[3]}"
             )
-        # The power iteration in half precision would leave the norm three digits.
+        layers = cast(list[nn.Conv2d], list(self.layers))
+        # In half precision the power iteration would give the norm with three digits only.
         with torch.autocast(image.device.type, enabled=False):
-            weights = [layer.weight for layer in self.layers]
+            weights = [layer.weight for layer in layers]
         x = image
-        for i, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
+        for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+            assert not isinstance(layer.padding, str)
             x = F.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
             if i < 4:
                 x = F.leaky_relu(x, 0.2, inplace=True)

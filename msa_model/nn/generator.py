@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +22,22 @@ FORMAT = "msa_model.Generator"
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """What it takes to build a :class:`Generator`; saved beside its weights.
+    """The options of a `Generator`. `Generator.save` writes them beside the weights.
 
     Args:
-        base_width: channels of Encode_1; the paper's 64. Deeper layers have 2, 4 and at most 8 times as many.
-        depth: encoder layers; 8 in the paper. Images are padded (as hole) to a multiple of 2^depth.
+        base_width: channels of Encode_1; 64 in the paper. Deeper layers have 2, 4 and at most 8 times as many.
+        depth: number of encoder layers; 8 in the paper. Images are padded (as hole) to a multiple of 2^depth.
         variant: ``"paper"`` or ``"released"`` attention.
         attention_levels: decoder layers followed by an attention stage; (4, 3) in the paper.
         scale, radius, renormalize: λ, k and the renormalisation of the attention.
-        mask_reduction: how the image's mask becomes a stage's: ``"nearest"``, or ``"all_valid"`` (a cell is background
-            only if all its pixels are).
+        mask_reduction: how a stage's mask is made from the image's: ``"nearest"``, or ``"all_valid"`` (a cell is
+            background only if all its pixels are).
         se_ratio: hidden width of the fusion block's squeeze-and-excitation, relative to its input.
-        backend: backend of the operators, for comparisons; ``"auto"`` everywhere else.
-        norm: ``"batch"``, or ``"region"``: :class:`~msa_model.normalization.RegionNorm2d` in place of every batch norm.
-            Its regions are the image's own mask, reduced to the layer's size as `mask_reduction` says, in every layer:
-            so what is known and what is made up stay apart throughout the network, while the partial convolution's mask
-            soon is all valid. Where that one still has holes, which hold nothing, there is neither region.
+        backend: backend of the operators; other values than ``"auto"`` are for comparisons.
+        norm: ``"batch"``, or ``"region"``: `msa_model.normalization.RegionNorm2d` in place of every batch norm.
+            In every layer its regions are the image's own mask, reduced to the layer's size as `mask_reduction` says.
+            So known and predicted features stay apart throughout the network, whereas the mask of the partial
+            convolutions is all valid after a few layers. Positions where that mask still has holes are in no region.
     """
 
     base_width: int = 64
@@ -79,37 +80,48 @@ class GeneratorConfig:
 
 
 def make_norm(config: GeneratorConfig, width: int) -> nn.Module:
+    """Makes a layer's normalisation."""
     return RegionNorm2d(width) if config.norm == "region" else nn.BatchNorm2d(width)
 
 
 def apply_norm(norm: nn.Module, x: Tensor, filled: Tensor, known: Tensor | None) -> Tensor:
+    """Normalises x; only region norm uses the masks: `filled` of the features, `known` of the image."""
     return norm(x, known, filled) if isinstance(norm, RegionNorm2d) else norm(x)
 
 
 class EncoderLayer(nn.Module):
-    """Encode_i: partial convolution with stride 2, normalisation but in the first, ReLU."""
+    """Encode_i: partial convolution with stride 2, normalisation in all layers but the first, ReLU."""
 
     def __init__(self, config: GeneratorConfig, level: int) -> None:
         super().__init__()
         kernel = {1: 7, 2: 5, 3: 5}.get(level, 3)
         in_width, width = config.encoder_width(level - 1), config.encoder_width(level)
-        self.conv = nn.Conv2d(in_width, width, kernel, stride=2, padding=kernel // 2)
+        self.padding = kernel // 2
+        self.conv = nn.Conv2d(in_width, width, kernel, stride=2, padding=self.padding)
         self.norm = make_norm(config, width) if level > 1 else nn.Identity()
-        # The image comes masked, and the first layer has no norm: it writes zeros into its holes, which ReLU keeps. So
-        # the next layer finds its input masked already. Region norm keeps those zeros too, batch norm does not.
+        # The image is masked already. The first layer has no norm, and ReLU keeps the zeros that it writes into holes, so
+        # the second layer's input is masked too. Region norm keeps such zeros, batch norm does not.
         self.input_is_masked = level <= 2 or config.norm == "region"
         self.backend = config.backend
 
     def forward(self, x: Tensor, mask: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (N,C,H,W), mask (N,1,H,W) bool; returns the features and mask at half the size, that of `known`, which only
-        region norm needs: the image's own mask."""
+        """Runs the layer.
+
+        Args:
+            x: (N,C,H,W).
+            mask: (N,1,H,W) bool.
+            known: the image's mask at half the size of x, (N,1,H/2,W/2) bool; only region norm needs it.
+
+        Returns:
+            Features and mask at half the size.
+        """
         x, mask = partial_conv2d(
             x,
             mask,
             self.conv.weight,
             self.conv.bias,
             stride=2,
-            padding=self.conv.padding,
+            padding=self.padding,
             input_is_masked=self.input_is_masked,
             backend=self.backend,
         )
@@ -117,8 +129,10 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Decode_i: nearest ×2, concatenation with the encoder's features, partial convolution; then normalisation and
-    LeakyReLU(0.2) in all but the last."""
+    """Decode_i: nearest ×2, concatenation with the encoder's features, partial convolution.
+
+    Normalisation and LeakyReLU(0.2) follow in all layers but the last.
+    """
 
     def __init__(self, config: GeneratorConfig, level: int) -> None:
         super().__init__()
@@ -127,15 +141,25 @@ class DecoderLayer(nn.Module):
         self.conv = nn.Conv2d(low_width + config.encoder_width(level - 1), width, kernel_size=3, padding=1)
         self.is_last = level == 1
         self.norm = nn.Identity() if self.is_last else make_norm(config, width)
-        # The masked image, and Encode_1's features: see EncoderLayer.
+        # The skip connection of the last two layers is the masked image, or Encode_1's features: see EncoderLayer.
         self.skip_is_masked = level <= 2 or config.norm == "region"
         self.backend = config.backend
 
     def forward(
         self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor, known: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """low (N,C1,h,w), skip (N,C2,2h,2w) and their bool masks; returns features and mask at (2h,2w), the size of
-        `known`, which only region norm needs: the image's own mask."""
+        """Runs the layer.
+
+        Args:
+            low: features of the layer before, (N,C1,h,w).
+            low_mask: (N,1,h,w) bool.
+            skip: features of the encoder, (N,C2,2h,2w).
+            skip_mask: (N,1,2h,2w) bool.
+            known: the image's mask, (N,1,2h,2w) bool; only region norm needs it.
+
+        Returns:
+            Features and mask of size (2h,2w).
+        """
         x, mask = partial_conv2d_upcat(
             low,
             low_mask,
@@ -152,9 +176,9 @@ class DecoderLayer(nn.Module):
 
 
 class Generator(nn.Module):
-    """The inpainting network of the paper; arguments are those of :class:`GeneratorConfig`.
+    """The inpainting network of the paper.
 
-    The default is Tables 1 and 2 to the letter: 33.69 M parameters.
+    The arguments are those of `GeneratorConfig`. Their defaults give exactly Tables 1 and 2, with 33.69 M parameters.
     """
 
     def __init__(
@@ -204,10 +228,11 @@ class Generator(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Predicts the whole image; holes of ``image`` are ignored.
+        """Predicts the whole image. What ``image`` holds in its holes is ignored.
 
         Args:
             image: (N, 3, H, W), values in [0, 1]; any H, W ≥ 1.
@@ -217,27 +242,27 @@ class Generator(nn.Module):
             The prediction (N, 3, H, W), not clamped.
 
         Raises:
-            ValueError: shapes that do not fit; in training mode also a batch whose bottleneck holds a single value per
-                channel (one image no larger than 2^depth), which has no variance to normalise by; synchronised
-                statistics have those of the other processes.
+            ValueError: shapes do not fit. In training mode also: the bottleneck holds a single value per channel (one
+                image no larger than 2^depth), which has no variance. With synchronised statistics the values of all
+                processes count.
         """
         self._check(image, mask)
         height, width = image.shape[2:]
         block = 2**self.config.depth
-        # Padding is hole, which partial convolution does not see.
+        # The padding is hole, which partial convolution ignores.
         margins = (0, -width % block, 0, -height % block)
         valid = F.pad(mask != 0, margins)
         masked = torch.where(valid, F.pad(image, margins), 0.0)
         values = image.shape[0] * (masked.shape[2] // block) * (masked.shape[3] // block)
-        # The norm's own mode: fine-tuning trains the weights with the statistics frozen.
-        if self.encoder[-1].norm.training and values == 1 and not self._synchronises():
+        # Asks the norm for its mode, because fine-tuning trains the weights while the statistics are frozen.
+        if self._bottleneck_norm().training and values == 1 and not self._synchronises():
             raise ValueError(
                 f"msa_model.Generator: {self.config.norm} norm cannot be trained on a single value per channel, which "
                 f"is what one {height}x{width} image leaves at the bottleneck (1/{block} of its size): use a batch of "
                 "at least 2, larger images or a smaller depth"
             )
 
-        # The image's mask at 1/2^i of its size, where something asks for it.
+        # i -> the image's mask at 1/2^i of its size, for the sizes at which a layer needs it.
         asked = range(1, self.config.depth + 1) if self.config.norm == "region" else ()
         known = {i: self._stage_mask(valid, 2**i) for i in {*asked, *(int(level) - 1 for level in self.attention)}}
         features, masks = [masked], [valid]
@@ -246,22 +271,26 @@ class Generator(nn.Module):
             features.append(x)
             masks.append(m)
         x, m = features.pop(), masks.pop()
-        for level, layer in self.decoder.items():
-            x, m = layer(x, m, features.pop(), masks.pop(), known.get(int(level) - 1))
-            if level in self.attention:
-                x = self.attention[level](x, known[int(level) - 1])
+        for name, layer in self.decoder.items():
+            x, m = layer(x, m, features.pop(), masks.pop(), known.get(int(name) - 1))
+            if name in self.attention:
+                x = self.attention[name](x, known[int(name) - 1])
         return x[:, :, :height, :width]
 
+    def _bottleneck_norm(self) -> nn.Module:
+        """The normalisation of the deepest encoder layer."""
+        return self.encoder[-1].get_submodule("norm")
+
     def _synchronises(self) -> bool:
-        """Whether the bottleneck's normalisation has the values of other processes too."""
-        norm = self.encoder[-1].norm
+        """Whether the bottleneck's normalisation shares its statistics with other processes."""
+        norm = self._bottleneck_norm()
         if isinstance(norm, RegionNorm2d):
             return norm.synchronises()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return isinstance(norm, nn.SyncBatchNorm) and distributed and torch.distributed.get_world_size() > 1
 
     def _stage_mask(self, valid: Tensor, factor: int) -> Tensor:
-        """The image's mask at 1/factor of its size."""
+        """Reduces the image's mask to 1/factor of its size."""
         if self.config.mask_reduction == "nearest":
             return valid[:, :, ::factor, ::factor]
         n, _, h, w = valid.shape
@@ -278,20 +307,20 @@ class Generator(nn.Module):
             )
 
     def save(self, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
-        """Writes weights and configuration to a safetensors file, whole or not at all.
+        """Writes weights and configuration to a safetensors file. On an error no partly written file is left.
 
         Args:
             path: the file.
-            dtype: of the weights in the file, for a smaller one: float16 halves it, and the loaded generator is float32
-                again. The statistics of the normalisation stay as they are. None: everything as it is.
+            dtype: of the weights in the file. float16 halves the file; the loaded generator is float32 again. The
+                statistics of the normalisation keep their dtype. None: everything keeps its dtype.
         """
         from safetensors.torch import save_file
 
         path = Path(path)
         metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(self.config))}
-        weights = {name for name, _ in self.named_parameters()} if dtype is not None else ()
+        weights = {name for name, _ in self.named_parameters()}
         tensors = {
-            name: t.detach().to(dtype if name in weights else t.dtype).contiguous()
+            name: t.detach().to(dtype if dtype is not None and name in weights else t.dtype).contiguous()
             for name, t in self.state_dict().items()
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -302,17 +331,20 @@ class Generator(nn.Module):
             temporary.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides) -> Generator:
-        """Builds the generator that :meth:`save` wrote, in evaluation mode.
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides: Any) -> Generator:
+        """Loads a generator that `save` wrote.
 
         Args:
             path: the safetensors file.
             device: where the weights go.
             overrides: configuration entries to change, for example ``backend="reference"``.
 
+        Returns:
+            The generator, in evaluation mode.
+
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a generator's file, or weights that do not fit its configuration.
+            ValueError: the file is not a generator's, or its weights do not fit its configuration.
         """
         from safetensors import SafetensorError, safe_open
 

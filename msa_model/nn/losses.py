@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class InpaintingLoss(nn.Module):
-    r"""The six terms of the generator's loss and that of the discriminator.
+    r"""Computes the six terms of the generator's loss, and the discriminator's loss.
 
-    With P the prediction, T the truth, m the mask (1 = valid), comp = m·T + (1-m)·P, φᵢ the Cᵢ×Hᵢ×Wᵢ features of
-    VGG-16's poolᵢ for i = 1, 2, 3, and D the discriminator's probability; means run over the batch too::
+    P is the prediction, T the truth, m the mask (1 = valid), comp = m·T + (1-m)·P, φᵢ the Cᵢ×Hᵢ×Wᵢ features of
+    VGG-16's poolᵢ for i = 1, 2, 3, and D the discriminator's probability. Means run over the batch too:
 
         perceptual (13)        Σᵢ mean |φᵢ(P) - φᵢ(T)|
         style (14), (15)       Σᵢ mean |Gᵢ(P) - Gᵢ(T)|               Gᵢ = φᵢ φᵢᵀ / (Cᵢ·Hᵢ·Wᵢ), of Cᵢ² elements
@@ -31,26 +31,27 @@ class InpaintingLoss(nn.Module):
         total (22)             Σ weight · term
         discriminator (16-18)  mean -log D(T) + mean -log(1 - D(P))
 
-    How the gaps of the paper are settled:
+    Where the paper leaves something open:
 
-    - Eqs. 20 and 21 write sums under an expectation; with the paper's weights only means over the whole tensor, as its
-      predecessors use, balance the other terms.
-    - Eq. 16 prints one value that the generator maximises. The generator gets the non-saturating form instead: its
-      prediction labelled real. Eq. 18's sum over the batch is the mean over all patches, its undefined Wᵢ is 1.
-    - Eq. 19 runs over "damaged areas": the hole of the composite, so that its seam counts and the truth does not.
-    - Eqs. 13-15 compare the prediction only (``variant="paper"``). The released code adds both terms of the composite
-      (``variant="released"``), so that ``perceptual`` and ``style`` are sums of two comparisons each.
+    - Eqs. 20 and 21 are sums under an expectation. With the paper's weights only means over the whole tensor, as in
+      earlier papers, balance the other terms.
+    - Eq. 16 is one value that the generator maximises. Here the generator has the non-saturating form instead: its
+      prediction labelled real. The sum over the batch in Eq. 18 is the mean over all patches, its undefined Wᵢ is 1.
+    - Eq. 19 is about "damaged areas". Here these are the hole of the composite, so that the seam counts and the truth
+      does not.
+    - Eqs. 13-15 compare the prediction only (``variant="paper"``). The released code also compares the composite
+      (``variant="released"``); there ``perceptual`` and ``style`` are sums of two comparisons each.
 
-    The truth's features are computed without a graph. Everything from the features on is float32 (float64 for float64)
-    whatever autocast says: Gram matrices of half-precision features overflow. The gradients of means over millions of
-    elements do not fit float16 without loss scaling.
+    The truth's features are computed without a graph. After the features all computation is float32 (float64 for
+    float64), also under autocast, because Gram matrices of half-precision features overflow. The gradients of means
+    over millions of elements do not fit float16 without loss scaling.
 
     Args:
-        vgg: the features; None trains without the perceptual and style terms, which is logged once and leaves their
-            names in ``missing_terms``.
+        vgg: the features; None leaves out the perceptual and style terms, logs that once, and puts their names into
+            ``missing_terms``.
         variant: ``"paper"`` or ``"released"``, see above.
         perceptual, style, adversarial, total_variation, hole, valid: weights, finite and not negative; the defaults are
-            those of Section 4.2. A weight of 0 does not spare the term's work; ``vgg=None`` does.
+            those of Section 4.2. A term of weight 0 is computed all the same; only ``vgg=None`` saves work.
 
     Attributes:
         weights: name -> weight, of all six terms.
@@ -94,7 +95,7 @@ class InpaintingLoss(nn.Module):
     def generator_terms(
         self, prediction: Tensor, truth: Tensor, mask: Tensor, fake_logits: Tensor | None
     ) -> dict[str, Tensor]:
-        """The terms without their weights.
+        """Computes the terms, without their weights.
 
         Args:
             prediction, truth: (N, 3, H, W), floating-point, truth in [0, 1]; H and W at least 8 with VGG features.
@@ -109,9 +110,9 @@ class InpaintingLoss(nn.Module):
             ValueError: shapes that do not fit.
         """
         _check("InpaintingLoss", prediction, truth, mask)
-        terms = {}
+        terms: dict[str, Tensor] = {}
         if self.vgg is not None:
-            terms |= self._feature_terms(prediction, truth, mask)
+            terms |= self._feature_terms(self.vgg, prediction, truth, mask)
         if fake_logits is not None:
             terms["adversarial"] = _cross_entropy(fake_logits, real=True)
         return terms | _pixel_terms(prediction, truth, mask)
@@ -119,12 +120,12 @@ class InpaintingLoss(nn.Module):
     def generator_loss(
         self, prediction: Tensor, truth: Tensor, mask: Tensor, fake_logits: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 22: the weighted sum of :meth:`generator_terms`, and the terms themselves, unweighted."""
+        """Computes Eq. 22: the weighted sum of `generator_terms`, and the unweighted terms."""
         terms = self.generator_terms(prediction, truth, mask, fake_logits)
         return _weighted_sum(terms, self.weights), terms
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Eqs. 16-18 for the discriminator.
+        """Computes Eqs. 16-18 for the discriminator.
 
         Args:
             real_logits, fake_logits: logits of the truth and of the (detached) prediction, of any shape.
@@ -134,15 +135,16 @@ class InpaintingLoss(nn.Module):
         """
         return _cross_entropy(real_logits, real=True) + _cross_entropy(fake_logits, real=False)
 
-    def _feature_terms(self, prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def _feature_terms(self, vgg: VGG16Features, prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Eqs. 13-15."""
         with torch.no_grad():
-            wanted = self.vgg(truth)
+            wanted = vgg(truth)
         images = [prediction]
         if self.variant == "released":
             images.append(torch.where(mask != 0, truth.to(prediction.dtype), prediction))
         perceptual, style = [], []
         stacked = torch.cat(images) if len(images) > 1 else prediction
-        for found, want in zip(self.vgg(stacked), wanted, strict=True):
+        for found, want in zip(vgg(stacked), wanted, strict=True):
             with torch.autocast(found.device.type, enabled=False):
                 want = _wide(want)
                 want_gram = gram_matrix(want)
@@ -153,25 +155,28 @@ class InpaintingLoss(nn.Module):
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """φ φᵀ / (C·H·W) of every sample (Eq. 14, normalised as in Eq. 15): (N,C,H,W) -> (N,C,C)."""
+    """Computes φ φᵀ / (C·H·W) of every sample (Eq. 14, normalised as in Eq. 15): (N,C,H,W) -> (N,C,C)."""
     flat = features.flatten(2)
     return flat @ flat.mT / (flat.shape[1] * flat.shape[2])
 
 
 def hole_total_variation(composite: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute difference of vertical plus that of horizontal neighbours, where either is a hole pixel (Eq. 19).
+    """Computes Eq. 19: the mean absolute difference of vertical neighbours plus that of horizontal neighbours.
+
+    A difference counts where either pixel lies in the hole, otherwise it is 0.
 
     Args:
         composite: (N, C, H, W).
         valid: (N, 1, H, W) bool.
 
     Returns:
-        A scalar; a map of one row or column has no differences that way, which counts as 0.
+        A scalar. A map of one row or one column has no differences in that direction, which gives 0.
     """
     hole = ~valid
     vertical = (composite[:, :, 1:] - composite[:, :, :-1]).abs() * (hole[:, :, 1:] | hole[:, :, :-1])
     horizontal = (composite[..., 1:] - composite[..., :-1]).abs() * (hole[..., 1:] | hole[..., :-1])
-    return sum(differences.sum() / max(1, differences.numel()) for differences in (vertical, horizontal))
+    means = [differences.sum() / max(1, differences.numel()) for differences in (vertical, horizontal)]
+    return means[0] + means[1]
 
 
 def _pixel_terms(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -186,12 +191,13 @@ def _pixel_terms(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, T
 
 
 def _cross_entropy(logits: Tensor, real: bool) -> Tensor:
-    """Eqs. 17, 18 of logits: -log σ(x) for real ones, -log(1 - σ(x)) = -log σ(-x) for others."""
+    """Computes Eqs. 17 and 18 of logits: -log σ(x) for real ones, -log(1 - σ(x)) = -log σ(-x) for others."""
     return F.softplus(-_wide(logits) if real else _wide(logits)).mean()
 
 
 def _weighted_sum(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    return sum(weights[name] * term for name, term in terms.items())
+    weighted = [weights[name] * term for name, term in terms.items()]
+    return functools.reduce(torch.add, weighted)
 
 
 @functools.cache

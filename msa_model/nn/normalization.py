@@ -1,4 +1,4 @@
-"""Region-wise normalisation: valid pixels and hole pixels each by their own statistics."""
+"""Region-wise normalisation: valid pixels and hole pixels have their own statistics."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from torch.autograd.function import once_differentiable
 
 
 class RegionNorm2d(nn.Module):
-    r"""Batch normalisation of two regions apart: the valid pixels of the image, and its hole.
+    r"""Normalises two regions separately: the valid pixels of the image, and its hole.
 
-    Over the positions p of a region r of the whole batch, per channel::
+    Means are over the positions p of a region r of the whole batch, per channel:
 
         μᵣ = mean x(p),    σᵣ² = mean (x(p) - μᵣ)²,    y(p) = γᵣ (x(p) - μᵣ) / √(σᵣ² + eps) + βᵣ        p ∈ r
 
-    Under one normalisation for both, the features of a hole, which are made up and distributed otherwise, shift mean
-    and variance of the known ones. This follows RN-B of Yu et al., *Region Normalization for Image Inpainting* (AAAI
-    2020): there too every region has an affine pair of its own, because what is known and what is made up serve the
-    next layer differently (a shared pair would force both to the same mean and deviation), and in its code the
-    statistics run over the batch. Unlike there, running statistics per region are kept for evaluation, as in batch
-    normalisation, so that an image's result does not depend on its batch.
+    The features of a hole are predicted and have another distribution than those of known pixels. If both shared one
+    normalisation, the hole would shift the mean and variance of the known pixels. This layer follows RN-B of Yu et al.,
+    *Region Normalization for Image Inpainting* (AAAI 2020). As there, every region has its own γ and β (shared ones
+    would force both regions to the same mean and deviation), and the statistics are those of the batch. Unlike there,
+    running statistics per region are kept for evaluation, as in batch normalisation, so that the result for an image
+    does not depend on its batch.
 
-    Rows of all parameters and buffers are [valid, hole]. An empty region takes no part: its affine pair gets zero
-    gradients. A region with a single value has no variance: it comes out as βᵣ. Regions with fewer than two values
-    leave their running statistics as they are. Statistics are float32 (float64 for float64); neither they nor the
-    gradient divide by zero.
+    The rows of all parameters and buffers are [valid, hole]. An empty region has no influence, and its γ and β get zero
+    gradients. A region with a single value has no variance, and comes out as βᵣ. A region with fewer than two values
+    leaves its running statistics unchanged. Statistics are float32 (float64 for float64 input); neither they nor the
+    gradients ever divide by zero.
 
     Args:
         channels: C.
-        eps, momentum: as for :class:`torch.nn.BatchNorm2d`; the running variance is the unbiased one, as there.
-        sync: in training mode, where torch.distributed is initialised, statistics are those of all processes (one
-            all-gather forward, one all-reduce backward), so that all of them must call the layer. The attribute may be
-            changed at any time.
+        eps, momentum: as for `torch.nn.BatchNorm2d`; the running variance is the unbiased one, as there.
+        sync: whether statistics are those of all processes in training mode, if torch.distributed is initialised. This
+            takes one all-gather in the forward and one all-reduce in the backward, so all processes must call the
+            layer. The attribute may be changed at any time.
         process_group: the processes that share statistics; None: all.
 
     Attributes:
         weight, bias: γ and β, (2, C).
         running_mean, running_var: (2, C).
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(
         self,
@@ -59,12 +62,13 @@ class RegionNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(2, channels))
 
     def forward(self, x: Tensor, mask: Tensor, filled: Tensor | None = None) -> Tensor:
-        """
+        """Normalises x.
+
         Args:
             x: (N, C, H, W), floating-point.
             mask: (N, 1, H, W) of this layer, 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
-            filled: (N, 1, H, W), 0 where x holds nothing yet, like the holes that partial convolution leaves: no
-                region's statistics see these positions, and they come out as zero. None: every position holds a value.
+            filled: (N, 1, H, W), 0 where x holds no value yet, like the holes that partial convolution leaves. These
+                positions are in neither region, and come out as zero. None: every position holds a value.
 
         Returns:
             (N, C, H, W) in the dtype of x.
@@ -92,7 +96,7 @@ class RegionNorm2d(nn.Module):
         return y
 
     def synchronises(self) -> bool:
-        """Whether statistics are now those of more than one process."""
+        """Whether the layer now shares its statistics with other processes."""
         return self._group() is not None
 
     def _group(self) -> dist.ProcessGroup | None:
@@ -116,15 +120,18 @@ class RegionNorm2d(nn.Module):
 
 
 class _Normalize(torch.autograd.Function):
-    """Training mode. By hand for two reasons: what autograd would keep is several times the size of x, and the sums of
-    all processes take one collective call in each direction."""
+    """Normalises in training mode, with gradients written by hand.
+
+    Autograd would keep tensors of several times the size of x; and this way the sums of all processes take one
+    collective call in each direction.
+    """
 
     @staticmethod
     def forward(ctx, x, valid, hole, weight, bias, eps, group):
         wide, regions = _wide(x), (valid, hole)
         count = torch.stack([region.sum() for region in regions]).to(wide.dtype)[:, None]  # (2, 1)
         mean = _sums(wide, regions) / count.clamp_min(1)
-        # Σ (x - μ)², and not Σ x² - n μ², which cancels.
+        # Σ (x - μ)² and not Σ x² - n μ², which loses digits to cancellation.
         m2 = _sums((wide - _by_region(valid, mean)).square(), regions)
         if group is not None:
             count, mean, m2 = _merged(count, mean, m2, group)
@@ -151,8 +158,8 @@ class _Normalize(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, None, grad_weight, grad_bias, None, None
         if ctx.group is not None:
-            # x reaches the losses of all processes through the statistics. The gradients of γ and β stay this process's
-            # own, as those of all parameters, which DistributedDataParallel averages.
+            # Through the statistics, x influences the losses of all processes. The gradients of γ and β are this
+            # process's own, as those of all parameters, which DistributedDataParallel averages.
             both = torch.stack([sums, products])
             dist.all_reduce(both, group=ctx.group)
             sums, products = both
@@ -163,17 +170,17 @@ class _Normalize(torch.autograd.Function):
 
 
 def _by_region(valid: Tensor, rows: Tensor) -> Tensor:
-    """(2, C) -> a map (N, C, H, W) of the row that each position's region has."""
+    """Gives each position the row of its region: (2, C) -> (N, C, H, W)."""
     return torch.where(valid, rows[0].view(1, -1, 1, 1), rows[1].view(1, -1, 1, 1))
 
 
 def _sums(x: Tensor, regions: tuple[Tensor, Tensor]) -> Tensor:
-    """Per region and channel: (2, C). Other positions are selected away, so that their inf or NaN stays theirs."""
+    """Sums per region and channel, (2, C). `where` keeps inf and NaN of other positions out, a product would not."""
     return torch.stack([torch.where(region, x, 0.0).sum(dim=(0, 2, 3)) for region in regions])
 
 
 def _merged(count: Tensor, mean: Tensor, m2: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Statistics of all processes from those of each (Chan's parallel variance)."""
+    """Merges the statistics of all processes (Chan's parallel variance)."""
     packed = torch.cat([count, mean, m2], dim=1)
     everyone = [torch.empty_like(packed) for _ in range(dist.get_world_size(group))]
     dist.all_gather(everyone, packed, group=group)

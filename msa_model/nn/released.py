@@ -1,4 +1,4 @@
-"""Weights of the authors' released code, and how they map onto ours."""
+"""Loads weights of the authors' released code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from . import torch_files
+from . import state_dicts
 from .generator import Generator
 
 _WHO = "msa_model.load_released"
@@ -19,21 +19,22 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tra
 
 
 def released_keys(depth: int = 8) -> dict[str, str]:
-    """The mapping: key of the released generator's state dict -> key of ours.
+    """Maps the keys of the released generator's state dict to those of ours.
 
-    ==============================  =================================================  ==================
-    released                        ours                                               for
-    ==============================  =================================================  ==================
-    ``enc_i.conv.*``                ``encoder.(i-1).conv.*``                           i = 1 … depth
-    ``enc_i.bn.*``                  ``encoder.(i-1).norm.*``                           i = 2 … depth
-    ``dec_i.conv.*``                ``decoder.i.conv.*``                               i = depth … 1
-    ``dec_i.bn.*``                  ``decoder.i.norm.*``                               i = depth … 2
-    ``CA_j.SqueezeExc.blocks.k.*``  ``attention.(5-j).squeeze_excitation.blocks.k.*``  j = 1, 2; k = 0, 2
-    ``CA_j.combiner.*``             ``attention.(5-j).combiner.*``                     j = 1, 2
-    ==============================  =================================================  ==================
+    | released                      | ours                                              | for                |
+    | ----------------------------- | ------------------------------------------------- | ------------------ |
+    | `enc_i.conv.*`                | `encoder.(i-1).conv.*`                            | i = 1 … depth      |
+    | `enc_i.bn.*`                  | `encoder.(i-1).norm.*`                            | i = 2 … depth      |
+    | `dec_i.conv.*`                | `decoder.i.conv.*`                                | i = depth … 1      |
+    | `dec_i.bn.*`                  | `decoder.i.norm.*`                                | i = depth … 2      |
+    | `CA_j.SqueezeExc.blocks.k.*`  | `attention.(5-j).squeeze_excitation.blocks.k.*`   | j = 1, 2; k = 0, 2 |
+    | `CA_j.combiner.*`             | `attention.(5-j).combiner.*`                      | j = 1, 2           |
 
     Args:
         depth: encoder layers; 8 in the released code.
+
+    Returns:
+        Released key -> our key.
     """
     modules = {}
     for level in range(1, depth + 1):
@@ -54,37 +55,36 @@ def released_keys(depth: int = 8) -> dict[str, str]:
 
 
 def load_released(path: str | os.PathLike, device: str | torch.device = "cpu", *, backend: str = "auto") -> Generator:
-    """Builds our generator, ``variant="released"``, from weights of the authors' released code.
+    """Builds our generator with ``variant="released"`` from weights of the authors' released code.
 
-    Width, depth and the squeeze-and-excitation's ratio are those of the file. The forward is the released one's up to
-    rounding; what differs in code and not in numbers: masks have one plane per concatenated part instead of one per
-    channel.
+    Width, depth and the ratio of the squeeze-and-excitation come from the file. The forward equals the released one up
+    to rounding. The code differs in one point: masks have one plane per concatenated part and not one per channel.
 
     Args:
-        path: a checkpoint (a file of ``torch.save``), a dict whose entry ``generator`` is the state dict; a bare state
-            dict is taken too. Keys may begin with ``module.``; batch norm's ``num_batches_tracked`` may be missing.
-            Read with ``weights_only=True``: no code in the file is run.
+        path: a checkpoint (a file of ``torch.save``): a dict whose entry ``generator`` is the state dict, or a bare
+            state dict. Keys may begin with ``module.``; ``num_batches_tracked`` of batch norm may be missing. The file
+            is read with ``weights_only=True``, so no code in it is run.
         device: where the weights go.
-        backend: of the operators.
+        backend: backend of the operators.
 
     Returns:
-        The generator, in evaluation mode. Its ``save`` writes a file that :meth:`Generator.load` reads.
+        The generator, in evaluation mode. Its ``save`` writes a file that `Generator.load` reads.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; keys missing, unknown or of another shape, by name.
+        ValueError: the file is of another kind; keys are missing, unknown or of another shape, which the message names.
     """
-    content = torch_files.read(path, _WHO)
+    content = state_dicts.read(path, _WHO)
     if isinstance(content, Mapping) and "generator" in content:
         content = content["generator"]
-    found = torch_files.state_dict(content, path, _WHO)
+    found = state_dicts.state_dict(content, path, _WHO)
     options = _architecture(found, path)
     with torch.device("meta"):
         generator = Generator(**options, variant="released", backend=backend)
     keys = released_keys(generator.config.depth)
     ours = generator.state_dict()
     counters = [name for name in keys if name.endswith("num_batches_tracked")]
-    wrong = torch_files.differences(found, {theirs: ours[name] for theirs, name in keys.items()}, optional=counters)
+    wrong = state_dicts.differences(found, {theirs: ours[name] for theirs, name in keys.items()}, optional=counters)
     if wrong:
         raise ValueError(f"{_WHO}: {path} is not the released generator's: {wrong}")
     generator.to_empty(device=device)
@@ -94,16 +94,17 @@ def load_released(path: str | os.PathLike, device: str | torch.device = "cpu", *
 
 
 def _architecture(found: Mapping[str, Tensor], path: str | os.PathLike) -> dict:
-    """Options of the generator that has these weights."""
+    """Finds the options of the generator that has these weights."""
     depths = [int(match[1]) for name in found if (match := re.fullmatch(r"enc_(\d+)\.conv\.weight", name))]
     first, excitation = found.get("enc_1.conv.weight"), found.get("CA_1.SqueezeExc.blocks.0.weight")
-    telling = {"enc_1.conv.weight": first, "CA_1.SqueezeExc.blocks.0.weight": excitation}
-    for name, weight in telling.items():
+    for name, weight in (("enc_1.conv.weight", first), ("CA_1.SqueezeExc.blocks.0.weight", excitation)):
         if weight is None or weight.dim() < 2 or weight.numel() == 0:
             raise ValueError(
                 f"{_WHO}: {path} is not the released generator's: no usable {name} (it has "
                 f"{', '.join(list(found)[:4])} ...)"
             )
+    assert first is not None
+    assert excitation is not None
     if not max(_STAGES.values()) <= max(depths) <= 12:
         raise ValueError(f"{_WHO}: {path} has {max(depths)} encoder layers, wanted 4 to 12, 8 as a rule")
     ratio = excitation.shape[0] / excitation.shape[-1]

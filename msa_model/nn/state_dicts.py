@@ -1,4 +1,4 @@
-"""State dicts from files of ``torch.save``, with errors in the project's words."""
+"""Reads state dicts from files of ``torch.save``, and says in one line what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 
 def read(path: str | os.PathLike, who: str, hint: str = "") -> object:
-    """What a file of ``torch.save`` holds, on the CPU; tensors and plain containers only (``weights_only=True``).
+    """Reads a file of ``torch.save`` to the CPU; tensors and plain containers only (``weights_only=True``).
 
     Args:
         path: the file.
         who: how messages start.
-        hint: ends the messages: where the right file is to be had.
+        hint: how messages end: where to get the right file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or one that holds code.
+        ValueError: the file is of another kind, or holds code.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{who}: no weights at {path}{hint}")
@@ -28,16 +28,16 @@ def read(path: str | os.PathLike, who: str, hint: str = "") -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # torch.load has no type of its own: pickle's, zip's, EOFError, RuntimeError ...
+    except Exception as error:  # torch.load raises many types: pickle's, zip's, EOFError, RuntimeError ...
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{who}: {path} is not a file of weights that torch.load reads ({reason}){hint}") from error
 
 
 def state_dict(content: object, path: str | os.PathLike, who: str, hint: str = "") -> dict[str, Tensor]:
-    """The content as a state dict, without the prefix ``module.`` that DataParallel leaves.
+    """Returns the content as a state dict, without the prefix ``module.`` that DataParallel adds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the content is no state dict.
     """
     if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise ValueError(f"{who}: {path} does not hold a state dict{hint}")
@@ -45,7 +45,7 @@ def state_dict(content: object, path: str | os.PathLike, who: str, hint: str = "
 
 
 def differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: Iterable[str] = ()) -> str:
-    """What is wrong with the keys and shapes of a state dict, in one line; empty where nothing is."""
+    """Lists missing and unknown keys and other shapes of a state dict, in one line; "" where it fits."""
     optional = set(optional)
     missing = [name for name in wanted if name not in found and name not in optional]
     unknown = [name for name in found if name not in wanted]

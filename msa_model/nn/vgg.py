@@ -1,4 +1,4 @@
-"""The first three blocks of VGG-16, as the perceptual and style losses see them."""
+"""The first three blocks of VGG-16, whose features the perceptual and style losses compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor, nn
 
-from . import torch_files
+from . import state_dicts
 
 NORMALIZATIONS = ("imagenet", "none")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -18,21 +18,26 @@ _WHERE = (
 
 
 class VGG16Features(nn.Module):
-    """pool1, pool2 and pool3 of VGG-16: frozen, always in evaluation mode, with gradients to the image only.
+    """Computes pool1, pool2 and pool3 of VGG-16.
+
+    The network is frozen and always in evaluation mode; only the image gets gradients.
 
     3×3 convolutions with padding 1 and ReLU, 2 × 64, 2 × 128, 3 × 256 channels, a 2×2 maximum pool after each group.
     The names of the state dict are torchvision's (``features.0.weight`` … ``features.14.bias``).
 
     Args:
         path: torchvision's VGG-16 weights, a file of ``torch.save``; layers beyond pool3 in it are ignored. None:
-            random weights, of use for timing and tests only.
-        normalization: of the input: ``"imagenet"`` subtracts ImageNet's mean and divides by its deviation, which the
-            weights were trained with; ``"none"`` feeds [0, 1] as it is, which the paper's released code does.
+            random weights, which are useful for timing and tests only.
+        normalization: ``"imagenet"`` subtracts ImageNet's mean from the image and divides by its deviation, as in the
+            training of the weights; ``"none"`` feeds [0, 1] as it is, as the paper's released code does.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file, or weights missing in it or of another shape, by name.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, path: str | os.PathLike | None, normalization: str = "imagenet") -> None:
         super().__init__()
@@ -48,7 +53,7 @@ class VGG16Features(nn.Module):
                 width = next_width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        # Constants and no weights, so that the state dict stays torchvision's.
+        # Not persistent, so that the state dict stays torchvision's.
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
         if path is not None:
@@ -58,19 +63,20 @@ class VGG16Features(nn.Module):
 
     def _read(self, path: str | os.PathLike) -> None:
         who = "msa_model.VGG16Features"
-        found = torch_files.state_dict(torch_files.read(path, who, _WHERE), path, who, _WHERE)
+        found = state_dicts.state_dict(state_dicts.read(path, who, _WHERE), path, who, _WHERE)
         wanted = self.state_dict()
-        wrong = torch_files.differences({name: t for name, t in found.items() if name in wanted}, wanted)
+        wrong = state_dicts.differences({name: t for name, t in found.items() if name in wanted}, wanted)
         if wrong:
             raise ValueError(f"{who}: {path} is not VGG-16's: {wrong}{_WHERE}")
         self.load_state_dict({name: found[name] for name in wanted})
 
     def train(self, mode: bool = True) -> VGG16Features:
-        """Stays in evaluation mode, so that a loss may be put in training mode with all that it holds."""
+        """Keeps evaluation mode, so that a loss that holds this network may be put in training mode."""
         return super().train(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """
+        """Computes the three feature maps.
+
         Args:
             image: (N, 3, H, W), floating-point, values around [0, 1]; H and W at least 8.
 

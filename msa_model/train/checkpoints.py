@@ -1,12 +1,12 @@
-"""Checkpoints of a training run: a folder per step, written whole or not at all.
+"""Writes and reads the checkpoints of a training run, a folder per step:
 
-    OUT/step-00001000/generator.safetensors      loads with Generator.load, so every checkpoint can inpaint
-                      ema.safetensors            where the run keeps one
+    OUT/step-00001000/generator.safetensors      Generator.load reads it, so every checkpoint can inpaint
+                      ema.safetensors            if the run keeps an average
                       discriminator.safetensors
                       state.pt                   optimisers, loss scaling, random number generators, the step
 
-A checkpoint is written beside its place, flushed to the disk, and renamed; so a crash or a full disk leaves the ones
-before untouched.
+A checkpoint is written under a temporary name, flushed to the disk, and renamed. So a crash or a full disk leaves the
+earlier checkpoints untouched.
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import torch_files
+from ..nn import state_dicts
+from .errors import CheckpointError
 
 _NAME = re.compile(r"step-(\d{8,})")
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be written or read, in one line."""
-
-
 def path_of(out: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
     return Path(out) / f"step-{step:08d}"
 
 
 def steps_in(out: Path) -> list[int]:
-    """Steps of the complete checkpoints in a folder, oldest first."""
+    """Lists the steps of the complete checkpoints in a folder, oldest first."""
     if not Path(out).is_dir():
         return []
     matches = (_NAME.fullmatch(entry.name) for entry in Path(out).iterdir())
@@ -51,7 +49,7 @@ def save(out: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
         keep: how many checkpoints stay.
 
     Raises:
-        CheckpointError: it could not be written; the ones before are untouched.
+        CheckpointError: it could not be written; the earlier checkpoints are untouched.
     """
     out, target = Path(out), path_of(out, step)
     temporary = out / f".{target.name}.part"
@@ -63,11 +61,11 @@ def save(out: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
         for file in temporary.iterdir():
             _flush(file)
         _flush(temporary)
-        if target.exists():  # of a run that was continued from before it
+        if target.exists():  # from before the run was continued from an earlier step
             shutil.rmtree(target)
         os.replace(temporary, target)
         _flush(out)
-    # safetensors and torch.save report a full disk as errors of their own.
+    # safetensors and torch.save report a full disk with error types of their own.
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         before = steps_in(out)
@@ -81,7 +79,7 @@ def save(out: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
 
 
 def _first_sentence(error: Exception) -> str:
-    """Torch's messages go on with advice that does not apply here."""
+    """Drops the rest of the message; torch's messages continue with advice that does not apply here."""
     return str(error).split("\n")[0].split(". ")[0]
 
 
@@ -94,19 +92,19 @@ def _flush(path: Path) -> None:
 
 
 def load_state(folder: Path) -> dict:
-    """state.pt of a checkpoint, tensors and plain values only.
+    """Reads state.pt of a checkpoint: tensors and plain values only, so no code in it is run.
 
     Raises:
-        CheckpointError: unreadable; the message names the checkpoint before it.
+        CheckpointError: it cannot be read; the message names the checkpoint before it.
     """
     return _read(folder, "state.pt", lambda path: torch.load(path, map_location="cpu", weights_only=True))
 
 
 def load_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """NAME.safetensors of a checkpoint.
+    """Reads NAME.safetensors of a checkpoint.
 
     Raises:
-        CheckpointError: unreadable; the message names the checkpoint before it.
+        CheckpointError: it cannot be read; the message names the checkpoint before it.
     """
     from safetensors.torch import load_file
 
@@ -117,7 +115,8 @@ def _read(folder: Path, name: str, read: Callable[[Path], dict]) -> dict:
     try:
         return read(folder / name)
     except Exception as error:
-        step = int(_NAME.fullmatch(folder.name)[1]) if _NAME.fullmatch(folder.name) else 0
+        match = _NAME.fullmatch(folder.name)
+        step = int(match[1]) if match else 0
         before = [s for s in steps_in(folder.parent) if s < step]
         advice = (
             f"remove it to continue from {path_of(folder.parent, before[-1])}" if before else "there is none before it"
@@ -129,8 +128,8 @@ def fit(module: torch.nn.Module, weights: dict[str, Tensor], what: str) -> None:
     """Loads weights into a module.
 
     Raises:
-        CheckpointError: names the keys that are missing, unknown, or of another shape.
+        CheckpointError: keys are missing, unknown or of another shape; the message names them.
     """
-    if problems := torch_files.differences(weights, module.state_dict()):
+    if problems := state_dicts.differences(weights, module.state_dict()):
         raise CheckpointError(f"{what} is of another architecture: {problems}")
     module.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Everything that a training run depends on, its presets, and how a command line becomes one."""
+"""The configuration of a training run, its presets, and how a command line is read into one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import itertools
 import re
 from typing import Literal
 
-from .generator import GeneratorConfig
+from ..nn.generator import GeneratorConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +16,13 @@ class DataConfig:
     """Images and masks.
 
     Args:
-        images: a folder of images, any nesting, or "synthetic" for rendered building facades. Of a list of them each
-            gives as many images as any other; one that is named twice gives twice as many.
+        images: a folder of images, any nesting, or "synthetic" for rendered building facades; or a list of these. Every
+            entry of a list gives the same number of images, so an entry that is listed twice gives twice as many.
         masks: a folder of mask files (white = hole), or "brush" for the built-in free-form brush.
-        invert_masks: mask files have black = hole.
+        invert_masks: black is the hole in mask files.
         geometry: how photographs become squares: "paris" and "places2" (shorter side to 350, random crop), "celeba"
-            (shorter side to 256, centre crop); for sides other than 256 in proportion.
-        hole_ratio: range of the brush's share of hole pixels.
+            (shorter side to 256, centre crop); in proportion for other sizes than 256.
+        hole_ratio: range of the share of hole pixels, for the brush.
         size: side of the training images in pixels.
         workers: processes that load; 0 loads in the training process.
     """
@@ -38,14 +38,18 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of Eq. 22 and how its gaps are settled (see :class:`msa_model.InpaintingLoss`).
+    """Weights and options of the loss, Eq. 22 (see `msa_model.InpaintingLoss`).
 
     Args:
-        vgg: torchvision's VGG-16 weights, or "none" to train without the perceptual and style terms.
+        vgg: file of torchvision's VGG-16 weights, or "none" to train without the perceptual and style terms.
         vgg_input: "imagenet" normalises the features' input, "none" feeds [0, 1] as the released code does.
-        variant: "paper" compares the prediction with the truth, "released" the composite too.
-        perceptual, style, adversarial, total_variation, hole, valid: the weights; adversarial = 0 trains without the
-            discriminator.
+        variant: "paper" compares the prediction with the truth, "released" also the composite.
+        perceptual: weight of the perceptual term.
+        style: weight of the style term.
+        adversarial: weight of the adversarial term; 0 trains without the discriminator.
+        total_variation: weight of the total variation of the composite's hole.
+        hole: weight of the difference in the hole.
+        valid: weight of the difference in valid pixels.
     """
 
     vgg: str = ""
@@ -61,27 +65,32 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run; the defaults are the paper's (Section 4.2) where it says something.
+    """Options of a training run. The defaults are the paper's (Section 4.2) where it names a value.
 
     Args:
-        out: folder of the run: checkpoints, TensorBoard events, the configuration.
-        data, loss, generator: see there.
+        out: folder of the run, for checkpoints and TensorBoard events.
+        data: images and masks.
+        loss: weights and options of the loss.
+        generator: options of the generator.
         steps: length of the run, in steps of the whole batch.
         batch: images per step and process.
-        lr_generator, lr_discriminator: Adam's rates.
-        schedule: "constant", the paper's; "cosine" lets the rates fall to a hundredth by the last step.
-        fine_tune: the second stage: generator at 5e-5 (unless given) and batch-norm statistics frozen. Needs `init`.
-        init: a generator's weights to start from.
+        lr_generator: Adam's rate of the generator; by default the paper's rate of the stage.
+        lr_discriminator: Adam's rate of the discriminator.
+        schedule: "constant" as in the paper; "cosine" lowers the rates to a hundredth by the last step.
+        fine_tune: train the second stage: generator at 5e-5 by default, batch-norm statistics frozen. Needs `init`.
+        init: file of a generator's weights to start from.
         resume: continue from the newest checkpoint in `out`, if there is one.
         precision: "float32", or autocast to "bfloat16" or "float16" (with loss scaling).
         compile: compile generator and discriminator with torch.compile; "reduce-overhead" uses CUDA graphs.
-        ema: decay of an exponential moving average of the generator's weights; 0: none.
-        sync_norm: batch statistics over all processes.
+        ema: decay of an exponential moving average of the generator's weights; 0 keeps none.
+        sync_norm: take batch statistics over all processes.
         seed: of weights, data and masks.
         device: "auto", "cpu" or "cuda"; under torchrun every process takes its own GPU.
-        save_every, keep: steps between checkpoints, and how many of them stay.
-        log_every, images_every: steps between TensorBoard scalars, and image grids; 0: none.
-        max_bad_steps: non-finite steps (skipped and counted) after which the run stops.
+        save_every: steps between checkpoints.
+        keep: how many checkpoints to keep.
+        log_every: steps between TensorBoard scalars.
+        images_every: steps between TensorBoard images; 0 writes none.
+        max_bad_steps: the run stops after this many steps that are not finite; such steps are skipped and counted.
     """
 
     out: str = "runs/train"
@@ -134,13 +143,13 @@ class TrainConfig:
 
     @property
     def generator_rate(self) -> float:
-        """Adam's rate of the generator: as given, else the paper's of the stage."""
+        """Adam's rate of the generator: the given one, else the paper's for the stage."""
         return self.lr_generator if self.lr_generator is not None else (5e-5 if self.fine_tune else 2e-4)
 
 
 def changes(before: dict, after: dict, prefix: str = "") -> list[str]:
-    """What differs between two configurations as nested dicts, a line per key: "batch: 4, now 8"."""
-    lines = []
+    """Lists the differences of two configurations (nested dicts), a line per key: "batch: 4, now 8"."""
+    lines: list[str] = []
     for name in before.keys() | after.keys():
         old, new = before.get(name), after.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -150,7 +159,7 @@ def changes(before: dict, after: dict, prefix: str = "") -> list[str]:
     return sorted(lines)
 
 
-#: What `--preset` sets; the command line and a configuration file go over it.
+#: What `--preset` sets; a configuration file overrides it, and the command line overrides both.
 PRESETS: dict[str, dict] = {
     "paris": {"data": {"geometry": "paris"}},
     "celeba": {"data": {"geometry": "celeba"}},
@@ -167,10 +176,17 @@ PRESETS: dict[str, dict] = {
 
 
 def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
-    """The configuration of a command line: `--preset NAME`, then `--config FILE.yaml`, then `--key value`.
+    """Reads a configuration from a command line.
+
+    Later ones override earlier ones: `--preset NAME`, `--config FILE.yaml`, `--key value`.
+
+    Args:
+        argv: the arguments.
+        prog: the command's name, for the help text.
 
     Raises:
-        ValueError: unknown keys (with the nearest known one), wrong types, impossible combinations.
+        ValueError: a key is unknown (the message suggests the nearest one), a value has the wrong type, or values
+            contradict one another.
         SystemExit: after ``--help`` and ``--print_config``.
     """
     from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -179,28 +195,29 @@ def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
     parser.add_argument("--preset", choices=PRESETS, help="defaults for a data set")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_class_arguments(TrainConfig, as_group=False)
-    preset = next((b for a, b in itertools.pairwise(argv) if a == "--preset"), None)
+    preset = next((b for a, b in itertools.pairwise(argv) if a == "--preset"), "")
     preset = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), preset)
     parser.set_defaults(_flat(PRESETS.get(preset, {})))
     try:
-        parsed = parser.parse_args(argv)
-        values = parser.instantiate(parsed)
+        parsed = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
-        raise ValueError(_with_nearest(f"{prog}: {error}", _keys(TrainConfig))) from error
-    values = {name: value for name, value in vars(values).items() if name not in ("preset", "config")}
+        raise ValueError(_with_nearest(str(error), _keys(TrainConfig))) from error
+    values = {name: value for name, value in vars(parsed).items() if name not in ("preset", "config")}
     return TrainConfig(**{name: value for name, value in values.items() if not isinstance(value, Namespace)})
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:
-    result = {}
+    """Flattens nested dicts: {"data": {"size": 1}} → {"data.size": 1}."""
+    result: dict = {}
     for name, value in nested.items():
         result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return result
 
 
 def _keys(config: type, prefix: str = "") -> list[str]:
-    keys = []
-    nested = {"data": DataConfig, "loss": LossConfig, "generator": GeneratorConfig}
+    """Lists the keys of a configuration: "data.size", …"""
+    keys: list[str] = []
+    nested: dict[str, type] = {"data": DataConfig, "loss": LossConfig, "generator": GeneratorConfig}
     for field in dataclasses.fields(config):
         is_nested = config is TrainConfig and field.name in nested
         keys += _keys(nested[field.name], f"{field.name}.") if is_nested else [prefix + field.name]
@@ -208,7 +225,7 @@ def _keys(config: type, prefix: str = "") -> list[str]:
 
 
 def _with_nearest(message: str, known: list[str]) -> str:
-    """The message in one line, with the known key nearest to one that it calls unknown."""
+    """Puts the message in one line and, if it names an unknown key, suggests the nearest known one."""
     line = " ".join(message.split())
     if not any(phrase in line for phrase in ("nrecognized", "not expected", "does not accept")):
         return line

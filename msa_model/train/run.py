@@ -1,4 +1,4 @@
-"""``msa train``: data, the loop, what it logs, and how it stops."""
+"""The training loop: loads data, runs steps, logs, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoints import CheckpointError
-from .config import TrainConfig, parse
-from .data import BrushMasks, Facades, ImageFolder, InpaintingData, MaskFolder, MixedImages, StepSampler, make_loader
-from .training import Processes, Trainer, TrainingError
+from ..data.image_sources import Facades, ImageFolder, ImageSource, MixedImages
+from ..data.mask_sources import BrushMasks, MaskFolder, MaskSource
+from ..data.sampling import StepSampler, make_loader
+from ..data.training_data import InpaintingData
+from .config import TrainConfig
+from .processes import Processes
+from .trainer import Trainer
 
 
 def training_data(config: TrainConfig) -> InpaintingData:
-    """Images and masks of a configuration."""
+    """Opens the images and masks of a configuration."""
     data = config.data
-    sources = [
+    sources: list[ImageSource] = [
         Facades(data.size) if name == "synthetic" else ImageFolder(name, data.size, data.geometry)
         for name in ([data.images] if isinstance(data.images, str) else data.images)
     ]
     images = sources[0] if len(sources) == 1 else MixedImages(sources)
-    masks = BrushMasks(data.hole_ratio) if data.masks == "brush" else MaskFolder(data.masks, data.invert_masks)
+    masks: MaskSource = (
+        BrushMasks(data.hole_ratio) if data.masks == "brush" else MaskFolder(data.masks, data.invert_masks)
+    )
     return InpaintingData(images, masks, seed=config.seed)
 
 
 def batches(config: TrainConfig, trainer: Trainer) -> Iterator[dict]:
-    """The batches from the trainer's step to the run's last."""
+    """Yields the batches from the trainer's step to the last step of the run."""
     processes = trainer.processes
     data = training_data(config)
     sampler = StepSampler(
@@ -46,10 +51,17 @@ def batches(config: TrainConfig, trainer: Trainer) -> Iterator[dict]:
 
 
 def run(config: TrainConfig) -> Trainer:
-    """Trains to the configuration's last step, from its newest checkpoint where it resumes.
+    """Trains to the configuration's last step, from the newest checkpoint if it resumes.
+
+    Earlier checkpoints stay, whatever the error.
+
+    Returns:
+        The trainer, after its last step.
 
     Raises:
-        TrainingError, CheckpointError, ValueError: one line each; checkpoints so far stay.
+        TrainingError: training cannot start, or too many steps are not finite.
+        CheckpointError: a checkpoint cannot be written or read.
+        ValueError: the data cannot be used.
     """
     from tqdm import tqdm
 
@@ -85,26 +97,27 @@ def run(config: TrainConfig) -> Trainer:
 
 
 def _say(processes: Processes, text: str) -> None:
+    """Prints a line in the first process."""
     if processes.rank == 0:
         print(f"msa train: {text}", file=sys.stderr)
 
 
 class _Log:
-    """TensorBoard events of the first process."""
+    """Writes TensorBoard events in the first process."""
 
     def __init__(self, config: TrainConfig, trainer: Trainer) -> None:
         self.trainer, self.writer = trainer, None
         if trainer.processes.rank == 0:
             from torch.utils.tensorboard import SummaryWriter
 
-            # Events after the step that the run continues from are of a run that was cut off.
+            # Later events than the step at which this run starts are of a run that was interrupted.
             self.writer = SummaryWriter(Path(config.out) / "events", purge_step=trainer.step_number + 1)
             self.writer.add_text("config", str(dataclasses.asdict(config)), trainer.step_number)
 
     def __enter__(self) -> _Log:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -118,7 +131,7 @@ class _Log:
         return f"loss {values['total']:.3f}, {per_second:.1f} images/s"
 
     def images(self, image: Tensor, mask: Tensor, count: int = 4) -> None:
-        """Input with holes, prediction, composite and truth of the first images of the batch, side by side."""
+        """Writes input with holes, prediction, composite and truth of the first images of the batch, side by side."""
         if self.writer is None:
             return
         image, mask = image[:count], mask[:count]
@@ -130,23 +143,3 @@ class _Log:
         columns = torch.where(mask, image, 1.0), prediction, torch.where(mask, image, prediction), image
         grid = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
         self.writer.add_image("holes, prediction, composite, truth", grid, self.trainer.step_number)
-
-
-def main(argv: list[str]) -> int:
-    """``msa train``; returns the exit code."""
-    try:
-        config = parse(argv)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        trainer = run(config)
-    except (TrainingError, CheckpointError, ValueError, OSError) as error:
-        print(f"msa train: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"msa train: interrupted; checkpoints are in {config.out}", file=sys.stderr)
-        return 130
-    if trainer.processes.rank == 0:
-        print(f"trained {trainer.step_number} steps; weights: {config.out}/step-{trainer.step_number:08d}")
-    return 0

@@ -1,4 +1,4 @@
-"""Building facades rendered on the fly: an endless set of images with repetition and edges."""
+"""Renders building facades: an endless set of images with repetition and edges, for training without data."""
 
 from .scene import render_facade
 

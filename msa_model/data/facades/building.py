@@ -1,4 +1,4 @@
-"""One building: a wall, and what repeats along its bays and storeys."""
+"""Draws one building: a wall, and the parts that repeat along its bays and storeys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from .textures import (
 class Building:
     """One building between ``left`` and ``right``; its storeys stand on the ground, or go on below the picture."""
 
-    def __init__(self, canvas: Image.Image, left: int, right: int, top: int, bottom: int, bay: float, dice: Dice):
+    def __init__(
+        self, canvas: Image.Image, left: int, right: int, top: int, bottom: int, bay: float, dice: Dice
+    ) -> None:
         self.canvas, self.left, self.right, self.bottom, self.dice = canvas, left, right, bottom, dice
         self.side, self.unit = canvas.width, max(1, round(canvas.width / 300))
         self.bays = max(1, round((right - left) / bay))
@@ -46,7 +48,7 @@ class Building:
         visible = max(0, self.top)
         wall = wall_texture(self.kind, min(self.side, self.bottom) - visible, width, self.side, self.bay, dice)
         self.canvas.paste(wall, (self.left, visible))
-        if self.ground_floor and dice.chance(0.5):  # a ground floor of another make
+        if self.ground_floor and dice.chance(0.5):  # a ground floor of another material
             kind = dice.pick(("stone", "plaster", "panels"))
             foot = wall_texture(kind, self.ground_floor, width, self.side, self.bay, dice)
             self.canvas.paste(foot, (self.left, self.bottom - self.ground_floor))
@@ -60,11 +62,11 @@ class Building:
         darken(self.canvas, (self.right - self.unit, self.top, self.right, self.bottom), 90)
 
     def _storey_top(self, storey: int) -> int:
-        """Upper edge of a storey, 0 being the highest."""
+        """The upper edge of a storey; storey 0 is the highest."""
         return self.top + round(storey * self.storey)
 
     def _verticals(self) -> None:
-        """Corner stones, or pilasters between the bays."""
+        """Draws corner stones, or pilasters between the bays."""
         dice, unit = self.dice, self.unit
         draw = Pen(self.canvas)
         what = dice.pick(("none", "none", "quoins", "pilasters"))
@@ -110,7 +112,7 @@ class Building:
         tall = min(wide * dice.between(1.1, 2.3), self.storey * 0.68)
         style = Opening(round(wide), round(tall), self.trim, dice)
         first = Opening(round(wide), round(min(tall * 1.15, self.storey * 0.72)), self.trim, dice)
-        # Most windows are alike, as in a street; the others show that somebody lives there.
+        # Most windows of a building are alike, a few differ, as in a street.
         usual = dice.pick(("plain", "plain", "curtains", "blind"))
         variants = [usual, usual, usual, dice.pick(("plain", "curtains")), dice.pick(("blind", "curtains", "lit"))]
         balconies = dice.pick(("none", "none", "single", "single", "long"))
@@ -133,7 +135,7 @@ class Building:
                     self._rail(middle - half, middle + half, top + opening.height, opening, *rail)
 
     def _paste(self, sprite: Image.Image, at: tuple[int, int]) -> None:
-        """Pastes with the sprite's own opacity, cut off at the building's sides."""
+        """Pastes a sprite with its own opacity, and cuts it off at the building's sides."""
         low, high = max(0, self.left - at[0]), min(sprite.width, self.right - at[0])
         if (low, high) != (0, sprite.width):
             sprite, at = sprite.crop((low, 0, high, sprite.height)), (at[0] + low, at[1])
@@ -198,7 +200,7 @@ class Building:
             darken(self.canvas, (self.left, y2 + 1, self.right, y2 + 5 * unit), 80)
 
     def _roof(self) -> None:
-        """A cornice, with teeth or without, and above it nothing, or a mansard roof with dormers and chimneys."""
+        """Draws a cornice, with or without teeth, and sometimes a mansard roof with dormers and chimneys above it."""
         dice, unit = self.dice, self.unit
         draw = Pen(self.canvas)
         high = dice.whole(4, 8) * unit

@@ -1,4 +1,4 @@
-"""Windows, doors and balconies, drawn once per style and pasted many times."""
+"""Windows, doors and balconies. Each style is drawn once and pasted many times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .textures import FRAMES, PAINTS, Colour, Dice, Pen, darken, gradient, mixed
 
 
 class Opening:
-    """One style of window; `sprite` draws a variant of it, with its surround, sill and shadows, to be pasted."""
+    """One style of window. `sprite` draws a variant of it, with surround, sill and shadows, to be pasted."""
 
     def __init__(self, width: int, height: int, trim: Colour, dice: Dice, plain: bool = False) -> None:
         self._sprites: dict[str, Image.Image] = {}
@@ -36,7 +36,7 @@ class Opening:
         self.below = self.surround + 4 * unit
 
     def sprite(self, dice: Dice, variant: str) -> Image.Image:
-        """The window as "plain", "lit", or with "curtains" or a "blind"; drawn once."""
+        """Draws the window "plain", "lit", or with "curtains" or a "blind", once; later calls return the same image."""
         if variant not in self._sprites:
             self._sprites[variant] = self._drawn(dice, variant)
         return self._sprites[variant]
@@ -69,8 +69,8 @@ class Opening:
             draw.line((x - out, bottom + 2 * unit, x + width + out, bottom + 2 * unit), fill=dark)
         return sprite
 
-    def _shape(self, draw: Pen, x: int, y: int, width: int, height: int, fill) -> None:
-        """A rectangle whose top is the style's arch."""
+    def _shape(self, draw: Pen, x: int, y: int, width: int, height: int, fill: Colour | int) -> None:
+        """Draws a rectangle with the style's arch on top."""
         rise = round(self.arch * width)
         if rise:
             draw.ellipse((x, y, x + width - 1, y + 2 * rise), fill=fill)
@@ -125,7 +125,7 @@ class Opening:
                 draw.line((left + unit, slat, left + leaf - 1 - unit, slat), fill=scaled(self.shutters, 0.8))
 
     def _head(self, draw: Pen, x: int, y: int, lit: Colour, dark: Colour, soft: tuple) -> None:
-        """What is above the opening."""
+        """Draws the lintel, hood, pediment or keystone above the opening."""
         unit, top, middle = self.unit, y - self.surround, x + self.width // 2
         left, right = x - self.surround - unit, x + self.width + self.surround + unit
         if self.head in ("lintel", "hood") and not self.arch:
@@ -153,7 +153,7 @@ class Opening:
 
 
 def street_door(width: int, height: int, trim: Colour, dice: Dice) -> Image.Image:
-    """A street door in its surround, to be pasted with its foot on the ground; RGBA, opaque."""
+    """Draws a street door in its surround, opaque RGBA; paste it with its foot on the ground."""
     unit = max(1, width // 16)
     image = Image.new("RGBA", (width, height), (*trim, 255))
     draw = Pen(image)
@@ -185,9 +185,9 @@ def street_door(width: int, height: int, trim: Colour, dice: Dice) -> Image.Imag
     return image
 
 
-@functools.lru_cache(maxsize=8)  # a picture's are drawn one after the other, many of the same make
+@functools.lru_cache(maxsize=8)  # the balconies of one picture are often alike
 def balcony(width: int, height: int, stone: Colour, iron: Colour, solid: bool, pattern: int, unit: int) -> Image.Image:
-    """Slab, railing and the shadow below, RGBA; the railing's top is the picture's."""
+    """Draws slab, railing and the shadow below, RGBA; the top of the railing is the top of the picture."""
     slab, shadow = 2 * unit + 1, 5 * unit
     image = Image.new("RGBA", (width, height + slab + shadow))
     draw = Pen(image)

@@ -1,10 +1,12 @@
-"""Building facades rendered on the fly: an endless set of images with repetition and edges, for training without data.
+"""Renders a building facade from a number.
 
-A scene is drawn front-on on a canvas (sky, ground, one to three buildings, each with one style of wall, window, ledge
-and balcony, repeated along its bays and storeys), then photographed: slight perspective, light, colour cast, grain.
+A scene is drawn from the front on a canvas: sky, ground, and one to three buildings, each with one style of wall,
+window, ledge and balcony, repeated along its bays and storeys. Then a slight perspective, light, a colour cast and
+grain turn the canvas into a photograph.
 
-Everything random comes from `random.Random` and raw PCG64 bits, which are the same in every version, and every
-calculation is of integers or of +, -, ×, ÷ (no sine, no fused sum), whose results do not depend on the processor.
+The pictures are the same on every machine: random numbers come from `random.Random` and raw PCG64 bits, which no
+version changes, and the calculations use integers and +, -, ×, ÷ only (no sine, no fused sum), whose results do not
+depend on the processor.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ def render_facade(size: int, seed: int) -> np.ndarray:
 
     Args:
         size: height and width in pixels, at least 16.
-        seed: 0 or more; each is another picture. The same (size, seed) gives the same bytes on every machine (with the
-            same Pillow, whose drawing decides single pixels).
+        seed: 0 or more; every number gives another picture. The same (size, seed) gives the same bytes on every
+            machine with the same version of Pillow.
 
     Returns:
         (size, size, 3) uint8, RGB.
@@ -45,7 +47,7 @@ def render_facade(size: int, seed: int) -> np.ndarray:
     top = round(side * dice.between(0.08, 0.3)) if dice.chance(0.5) else -round(bay * dice.between(0.1, 1))
     edges, buildings = _building_edges(side, dice), []
     for left, right in itertools.pairwise(edges):
-        # Neighbours differ in everything but the street that they stand on.
+        # Neighbours differ in everything but the height of the street.
         width = bay * dice.between(0.8, 1.25) if len(edges) > 2 else bay
         height = top + round(bay * dice.between(-0.5, 0.5)) if len(edges) > 2 else top
         buildings.append(Building(canvas, left, right, height, bottom, width, dice))
@@ -104,7 +106,7 @@ def _ground(canvas: Image.Image, top: int, dice: Dice) -> None:
 
 
 def _shadow_of_the_opposite_side(canvas: Image.Image, dice: Dice) -> None:
-    """A straight-edged shadow over the lower part, as from the roofs across the street."""
+    """Draws a shadow with a straight edge over the lower part, as of the roofs across the street."""
     side = canvas.width
     left, right = (side * dice.between(0.2, 1.0) for _ in range(2))
     middle, step = side * dice.between(0.2, 0.8), side * dice.between(-0.2, 0.2)
@@ -118,7 +120,7 @@ def _shadow_of_the_opposite_side(canvas: Image.Image, dice: Dice) -> None:
 
 
 def _photograph(canvas: Image.Image, size: int, dice: Dice) -> np.ndarray:
-    """The canvas through a camera: (size, size, 3) uint8."""
+    """Photographs the canvas: (size, size, 3) uint8."""
     samples = (2 * size, 2 * size)
     map_ = _perspective(_view(canvas.width, dice), 2 * size)
     sampled = canvas.convert("RGB").transform(samples, Image.Transform.PERSPECTIVE, map_, Image.Resampling.NEAREST)
@@ -137,7 +139,7 @@ def _photograph(canvas: Image.Image, size: int, dice: Dice) -> np.ndarray:
 
 
 def _view(side: int, dice: Dice) -> list[tuple[float, float]]:
-    """The canvas points seen in the picture's corners, clockwise from the upper left: nearer, turned, tilted."""
+    """Chooses the canvas points at the picture's corners, clockwise from the upper left: nearer, turned, tilted."""
     near = dice.between(0.0, 0.12)
     turn, tilt = (dice.between(0, 0.11) * dice.chance(0.75) for _ in range(2))
     left, right = (turn, 0) if dice.chance(0.5) else (0, turn)
@@ -154,8 +156,10 @@ def _view(side: int, dice: Dice) -> list[tuple[float, float]]:
 
 
 def _perspective(corners: list[tuple[float, float]], size: int) -> tuple[float, ...]:
-    """The projective map of a square of ``size`` pixels onto the four corners, as `Image.transform` takes it:
-    x' = (a x + b y + c) / (g x + h y + 1), y' = (d x + e y + f) / (g x + h y + 1); Heckbert 1989, section 2.2.3."""
+    """Computes the projective map of a square of ``size`` pixels onto the four corners, as `Image.transform` takes it.
+
+    x' = (a x + b y + c) / (g x + h y + 1), y' = (d x + e y + f) / (g x + h y + 1); Heckbert 1989, section 2.2.3.
+    """
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners
     dx1, dx2, dx3 = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
     dy1, dy2, dy3 = y1 - y2, y3 - y2, y0 - y1 + y2 - y3

@@ -1,15 +1,18 @@
-"""The dice, colours, noise and walls that facades are made of."""
+"""Random numbers, colours, noise and walls for facades."""
 
 from __future__ import annotations
 
 import functools
 import math
 import random
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
+T = TypeVar("T")
 
 WALLS: dict[str, tuple[Colour, ...]] = {
     "brick": ((150, 74, 56), (172, 98, 70), (120, 62, 52), (186, 140, 100), (140, 96, 84), (196, 170, 132)),
@@ -29,7 +32,7 @@ IRON = ((34, 34, 38), (50, 54, 56), (40, 52, 46))
 
 
 class Dice:
-    """Random numbers from one stream whose values no version of Python changes: `random.Random.random`'s."""
+    """Random numbers from `random.Random.random`, whose values are the same in every version of Python."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
@@ -38,10 +41,10 @@ class Dice:
         return low + (high - low) * self._random()
 
     def whole(self, low: int, high: int) -> int:
-        """An integer in low ... high, both included."""
+        """Draws an integer in low ... high, both included."""
         return low + int((high - low + 1) * self._random())
 
-    def pick(self, options):
+    def pick(self, options: Sequence[T]) -> T:
         return options[int(len(options) * self._random())]
 
     def chance(self, probability: float) -> bool:
@@ -49,21 +52,24 @@ class Dice:
 
     def near(self, colour: Colour, spread: int = 12) -> Colour:
         light = self.whole(-spread, spread)
-        return tuple(min(255, max(0, c + light + self.whole(-spread // 2, spread // 2))) for c in colour)
+        red, green, blue = (min(255, max(0, c + light + self.whole(-spread // 2, spread // 2))) for c in colour)
+        return red, green, blue
 
 
 @functools.lru_cache(maxsize=1024)
 def scaled(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255, round(c * factor)) for c in colour)
+    red, green, blue = (min(255, round(c * factor)) for c in colour)
+    return red, green, blue
 
 
 def mixed(a: Colour, b: Colour, share: float) -> Colour:
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 @functools.lru_cache(maxsize=16)
 def _noise(side: int, cell: int) -> np.ndarray:
-    """(side, side) int16 in -128 ... 127: noise whose grains are about ``cell`` pixels wide. Not to be written to."""
+    """Makes noise with grains about ``cell`` pixels wide: (side, side) int16 in -128 ... 127. Do not write to it."""
     count = math.ceil(side / cell) + 1
     raw = np.random.PCG64(cell).random_raw(count * count // 8 + 1).astype("<u8").view(np.uint8)[: count * count]
     grains = Image.fromarray(raw.reshape(count, count))
@@ -73,14 +79,16 @@ def _noise(side: int, cell: int) -> np.ndarray:
 
 
 def noise_patch(side: int, cell: int, height: int, width: int, dice: Dice) -> np.ndarray:
-    """(height, width) int16, a random place of a noise field a quarter larger than ``side``."""
+    """Cuts (height, width) int16 at a random place out of a noise field a quarter larger than ``side``."""
     field = _noise(side * 5 // 4, cell)
     y, x = (dice.whole(0, len(field) - extent) for extent in (height, width))
     return field[y : y + height, x : x + width]
 
 
-def textured(tone: np.ndarray, joint: np.ndarray | None, colour: Colour, joint_colour: Colour, dice: Dice):
-    """Tones (0 is the colour itself, ±64 its extremes) and joints as an RGBA image."""
+def textured(
+    tone: np.ndarray, joint: np.ndarray | None, colour: Colour, joint_colour: Colour, dice: Dice
+) -> Image.Image:
+    """Paints tones (0 is the colour itself, ±64 its extremes) and joints as an RGBA image."""
     index = np.clip(tone + np.int16(64), 0, 127).astype(np.uint8)
     if joint is not None:
         index |= joint.view(np.uint8) << 7
@@ -92,8 +100,10 @@ def textured(tone: np.ndarray, joint: np.ndarray | None, colour: Colour, joint_c
     return image.convert("RGBA")
 
 
-def courses(height: int, width: int, block: tuple[int, int], joint: int, amount: float, bond: bool, dice: Dice):
-    """Courses of blocks: the tone of each (height, width) int16 within ±amount, and where the joints are (bool)."""
+def courses(
+    height: int, width: int, block: tuple[int, int], joint: int, amount: float, bond: bool, dice: Dice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lays courses of blocks: the tone of each pixel, (height, width) int16 within ±amount, and whether it is joint."""
     high, wide = block
     rows, columns = height // high + 1, width // wide + 2
     table = noise_patch(256, 1, min(rows, 300), min(columns, 300), dice) * np.int16(amount) >> 7
@@ -113,7 +123,7 @@ def courses(height: int, width: int, block: tuple[int, int], joint: int, amount:
 
 
 def wall_texture(kind: str, height: int, width: int, side: int, bay: float, dice: Dice) -> Image.Image:
-    """A wall of one of the `WALLS`, (width, height) RGBA."""
+    """Paints a wall of one of the `WALLS`, (width, height) RGBA."""
     unit = side / 448
     tone = noise_patch(side, max(2, side // 9), height, width, dice) * np.int16(dice.whole(8, 33))  # stains
     tone += noise_patch(side, 1, height, width, dice) * np.int16(dice.whole(5, 23))  # grain
@@ -147,13 +157,13 @@ def wall_texture(kind: str, height: int, width: int, side: int, bay: float, dice
 
 
 class Pen(ImageDraw.ImageDraw):
-    """Draws nothing where a rectangle or an ellipse is empty, as details of small pictures are; Pillow would refuse."""
+    """Draws nothing for an empty rectangle or ellipse, as details of small pictures are. Pillow alone would raise."""
 
-    def rectangle(self, xy, *arguments, **named) -> None:
+    def rectangle(self, xy: Any, *arguments: Any, **named: Any) -> None:
         if xy[0] <= xy[2] and xy[1] <= xy[3]:
             super().rectangle(xy, *arguments, **named)
 
-    def ellipse(self, xy, *arguments, **named) -> None:
+    def ellipse(self, xy: Any, *arguments: Any, **named: Any) -> None:
         if xy[0] <= xy[2] and xy[1] <= xy[3]:
             super().ellipse(xy, *arguments, **named)
 
@@ -171,7 +181,7 @@ def _fade() -> Image.Image:
 
 
 def gradient(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image:
-    """Opaque RGBA from one colour down to another."""
+    """Paints a gradient from one colour at the top to another at the bottom, opaque RGBA."""
     image = Image.new("RGBA", size, (*top, 255))
     image.paste((*bottom, 255), (0, 0, *size), _fade().resize(size, Image.Resampling.NEAREST))
     return image
