@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 COMMAND = Command(
     "demo",
-    "inpaint sample images with the weights that come with the package",
+    "fill four sample images and time the network",
     "msa demo --out out",
     run,
     declare,

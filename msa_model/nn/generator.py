@@ -99,7 +99,7 @@ class EncoderLayer(nn.Module):
         self.padding = kernel // 2
         self.conv = nn.Conv2d(in_width, width, kernel, stride=2, padding=self.padding)
         self.norm = make_norm(config, width) if level > 1 else nn.Identity()
-        # The image is masked already. The first layer has no norm, and ReLU keeps the zeros that it writes into holes, so
+        # The image is masked already. The first layer has no norm, so the zeros in its holes pass ReLU unchanged, and
         # the second layer's input is masked too. Region norm keeps such zeros, batch norm does not.
         self.input_is_masked = level <= 2 or config.norm == "region"
         self.backend = config.backend

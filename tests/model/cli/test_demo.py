@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from msa_model.evaluation_inputs import FIRST_HELD_OUT_FACADE
 from PIL import Image
 
 from msa_model import Generator, demo, inpaint
 from msa_model.data import RATIO_BINS, BrushMasks, Facades
-from msa_model.evaluation_inputs import FIRST_HELD_OUT_FACADE
-from msa_model.fills import FILLS
+from msa_model.evaluate.fills import FILLS
 from msa_model.weights import demo_weights
 
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from msa_model.facades import render_facade
+from msa_model.data.facades import render_facade
 
 
 def digest(seeds, size):
@@ -27,7 +27,7 @@ def test_shape_dtype_and_repetition(size):
 
 def test_the_same_on_a_processor_with_fewer_instructions_and_in_another_process():
     code = (
-        "import hashlib; from msa_model.facades import render_facade;"
+        "import hashlib; from msa_model.data.facades import render_facade;"
         "print(hashlib.sha256(b''.join(render_facade(96, seed).tobytes() for seed in range(12))).hexdigest())"
     )
     features = "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V3 X86_V4"

@@ -1,17 +1,11 @@
-"""Attention maps: the right places whatever the generator, colours that tell places apart, and `msa attention-map`."""
-
-import json
-import subprocess
-import sys
+"""Attention maps: the right places for any generator, and colours that tell places apart."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import msa_model
-from msa_model import attention_maps as maps
-from msa_model import cli
+from msa_model.evaluate import attention_maps as maps
 
 
 def make_generator(**config):
@@ -24,9 +18,6 @@ def picture(height=64, width=64):
     mask = torch.ones(1, 1, height, width, dtype=torch.bool)
     mask[..., height // 4 : height // 2 + 3, width // 3 : width // 3 * 2 + 1] = False
     return image, mask
-
-
-# ---- the maps ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -98,9 +89,6 @@ def test_refusals():
         maps.attention_maps(make_generator(), image.repeat(2, 1, 1, 1), mask.repeat(2, 1, 1, 1))
 
 
-# ---- colours -------------------------------------------------------------------------------------------------------
-
-
 def test_green_top_left_and_pink_bottom_right():
     red, green, blue = maps.place_colours(0.0, 0.0).astype(int)
     assert green > red + 80
@@ -135,119 +123,3 @@ def test_opacity_mixes_with_the_backdrop():
     stage = maps.StageMap(1, 1, np.array([[-1, 0]]), np.array([[False, True]]))
     shown = maps.colour_map(stage, np.zeros((1, 2, 3), dtype=np.uint8), opacity=0.5)
     assert shown[0, 1].tolist() == np.rint(maps.CORNERS[0, 0] / 2).tolist()
-
-
-# ---- the command ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def files(tmp_path):
-    """image.png and mask.png of 60 x 44 pixels, weights.safetensors."""
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (44, 60, 3), dtype=np.uint8)).save(tmp_path / "image.png")
-    mask = np.zeros((44, 60), dtype=np.uint8)
-    mask[10:30, 20:45] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    make_generator().save(tmp_path / "weights.safetensors")
-    return tmp_path
-
-
-def run(folder, *arguments, image="image.png", mask="mask.png", weights="weights.safetensors", output="map.png"):
-    given = [folder / image, folder / mask, "-o", folder / output, "--weights", folder / weights, "--device", "cpu"]
-    return cli.main(["attention-map", *map(str, [*given, *arguments])])
-
-
-def test_the_command_writes_sheet_and_maps(files, capsys):
-    assert run(files, "--json", files / "map.json", "--npz", files / "map.npz") == 0
-    said = capsys.readouterr()
-    assert "level 3: 15 x 11 cells of 4 x 4 pixels" in said.out
-    assert said.err == ""
-    with Image.open(files / "map.png") as sheet:
-        assert sheet.mode == "RGB"
-        assert sheet.width > 5 * 60 * 4  # five panels, enlarged
-    content = json.loads((files / "map.json").read_text())
-    assert (content["height"], content["width"]) == (44, 60)
-    arrays = np.load(files / "map.npz")
-    for stage, factor in zip(content["stages"], (4, 2), strict=True):
-        assert (stage["factor"], stage["height"], stage["width"]) == (factor, 44 // factor, 60 // factor)
-        assert np.array_equal(stage["index"], arrays[f"level_{stage['level']}_index"])
-        assert np.array_equal(stage["hole"], arrays[f"level_{stage['level']}_hole"])
-    hole = np.zeros((22, 30), dtype=bool)
-    hole[5:15, 10:23] = True
-    assert np.array_equal(arrays["level_2_hole"], hole)
-
-
-def test_the_same_twice_and_overlay_is_another_picture(files):
-    written = []
-    for arguments in ((), (), ("--overlay",)):
-        assert run(files, "-q", *arguments) == 0
-        written.append((files / "map.png").read_bytes())
-    assert written[0] == written[1] != written[2]
-
-
-def test_invert_mask(files):
-    assert run(files, "-q", "--npz", files / "a.npz") == 0
-    with Image.open(files / "mask.png") as mask:
-        mask.point(lambda value: 255 - value).save(files / "inverted.png")
-    assert run(files, "-q", "--npz", files / "b.npz", "--invert-mask", mask="inverted.png") == 0
-    a, b = (np.load(files / name) for name in ("a.npz", "b.npz"))
-    assert all(np.array_equal(a[name], b[name]) for name in a)
-
-
-def broken(files):
-    Image.new("L", (60, 44), 0).save(files / "none.png")
-    Image.new("L", (60, 44), 255).save(files / "all.png")
-    (files / "text.png").write_text("no image")
-    make_generator(attention_levels=()).save(files / "plain.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "said"),
-    [
-        ({"image": "gone.png"}, 1, "gone.png: no such file"),
-        ({"image": "text.png"}, 1, "text.png: is not a readable"),
-        ({"mask": "text.png"}, 1, "text.png: is not a readable"),
-        ({"mask": "none.png"}, 1, "none.png: no hole in this mask"),
-        ({"mask": "all.png"}, 1, "all.png: all of this mask is hole"),
-        ({"weights": "gone.safetensors"}, 1, "gone.safetensors: no such weights file"),
-        ({"weights": "image.png"}, 1, "cannot be loaded as weights"),
-        ({"weights": "plain.safetensors"}, 1, "this generator has no attention stage"),
-        ({"output": "map.jpg"}, 2, "map.jpg: must be a .png file"),
-        ({"output": "image.png"}, 1, "image.png: would overwrite an input"),
-    ],
-)
-def test_one_clear_message(files, capsys, changes, code, said):
-    broken(files)
-    before = (files / "image.png").read_bytes()
-    assert run(files, **changes) == code
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("msa attention-map: error: ")
-    assert said in lines[0]
-    assert not (files / "map.png").exists()
-    assert (files / "image.png").read_bytes() == before
-
-
-def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
-    arguments = [str(files / name) for name in ("image.png", "mask.png")]
-    assert cli.main(["attention-map", *arguments, "-o", str(files / "map.png"), "--device", "cpu"]) == 0
-    assert "note: the demo's weights" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["attention-map", "evaluate"])
-def test_help_and_wrong_usage_do_not_wait_for_torch(command):
-    code = f"""
-import sys
-from msa_model.cli import main
-for arguments in (["{command}", "--help"], ["{command}", "--nonsense"]):
-    try:
-        main(arguments)
-    except SystemExit as exit:
-        print(exit.code)
-heavy = {{"torch", "torchmetrics", "cv2", "skimage", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Figs. 8" in done.stdout or "Table 4" in done.stdout
-    assert "usage:" in done.stderr

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from msa_model.fills import FILLS, composite, mean_colour
+from msa_model.evaluate.fills import FILLS, composite, mean_colour
 
 
 @pytest.fixture(params=FILLS)

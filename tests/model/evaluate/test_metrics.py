@@ -5,7 +5,7 @@ import pytest
 import skimage.metrics
 import torch
 
-from msa_model import metrics
+from msa_model.evaluate import metrics
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from msa_model import Generator, free_form_mask
-from msa_model.attention_block import AttentionBlock
+from msa_model.nn.attention_block import AttentionBlock
 
 TINY = dict(base_width=4, depth=4, attention_levels=(3, 2))
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from msa_model import Discriminator, InpaintingLoss
-from msa_model import losses as losses_module
-from msa_model.losses import gram_matrix, hole_total_variation
-from msa_model.normalization import RegionNorm2d
-from msa_model.vgg import VGG16Features
+from msa_model.nn import losses as losses_module
+from msa_model.nn.losses import gram_matrix, hole_total_variation
+from msa_model.nn.normalization import RegionNorm2d
+from msa_model.nn.vgg import VGG16Features
 
 TERMS = ("perceptual", "style", "adversarial", "total_variation", "hole", "valid")
 WEIGHTS = (0.05, 120.0, 0.1, 0.1, 6.0, 1.0)

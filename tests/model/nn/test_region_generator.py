@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from msa_model import Generator
-from msa_model.normalization import RegionNorm2d
+from msa_model.nn.normalization import RegionNorm2d
 
 TINY = dict(base_width=4, depth=4, attention_levels=(3, 2))
 

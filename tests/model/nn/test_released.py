@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from msa_model import Generator, free_form_mask, load_released
-from msa_model.released import released_keys
+from msa_model.nn.released import released_keys
 
 BASE = 4
 

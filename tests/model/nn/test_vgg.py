@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from msa_model import InpaintingLoss
-from msa_model.vgg import VGG16Features
+from msa_model.nn.vgg import VGG16Features
 
 
 def slow_features(vgg, image, normalization="imagenet"):

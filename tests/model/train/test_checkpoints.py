@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from msa_model import checkpoints
+from msa_model.train import checkpoints
 
 
 def write(folder, value=1.0):

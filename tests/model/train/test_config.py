@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from msa_model.config import PRESETS, TrainConfig, parse
+from msa_model.train.config import PRESETS, TrainConfig, parse
 
 SYNTHETIC = ["--preset", "synthetic"]
 
