@@ -1,16 +1,21 @@
-"""The multistage attention network for image inpainting, built on :mod:`msa_ops`."""
+"""The multistage attention network for image inpainting, built on `msa_ops`.
 
-import importlib
+The packages, in the order in which they may import one another: `nn` and `data`, `inpainting`, `evaluate`, `train`,
+`cli`.
+"""
+
 from typing import TYPE_CHECKING
 
+from ._lazy import lazy_names
+
 if TYPE_CHECKING:
-    from .attention_block import AttentionBlock
-    from .discriminator import Discriminator
-    from .generator import Generator, GeneratorConfig
+    from .data.brush import free_form_mask
     from .inpainting import inpaint
-    from .losses import InpaintingLoss
-    from .masks import free_form_mask
-    from .released import load_released
+    from .nn.attention_block import AttentionBlock
+    from .nn.discriminator import Discriminator
+    from .nn.generator import Generator, GeneratorConfig
+    from .nn.losses import InpaintingLoss
+    from .nn.released import load_released
     from .weights import demo_weights
 
 __all__ = [
@@ -25,21 +30,18 @@ __all__ = [
     "load_released",
 ]
 
-_HOMES = {
-    "AttentionBlock": "attention_block",
-    "Discriminator": "discriminator",
-    "Generator": "generator",
-    "GeneratorConfig": "generator",
-    "InpaintingLoss": "losses",
-    "demo_weights": "weights",
-    "free_form_mask": "masks",
-    "inpaint": "inpainting",
-    "load_released": "released",
-}
-
-
-def __getattr__(name: str):
-    # Imported on first use, so that the command line answers --help without waiting for torch.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Imported on first use, so that the command line answers --help without waiting for torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "AttentionBlock": "nn.attention_block",
+        "Discriminator": "nn.discriminator",
+        "Generator": "nn.generator",
+        "GeneratorConfig": "nn.generator",
+        "InpaintingLoss": "nn.losses",
+        "demo_weights": "weights",
+        "free_form_mask": "data.brush",
+        "inpaint": "inpainting",
+        "load_released": "nn.released",
+    },
+)

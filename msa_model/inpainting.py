@@ -1,46 +1,61 @@
-"""The composite: valid pixels as they were, holes from the generator. Tensors or PIL images, of any size."""
+"""Fills the holes of tensors and PIL images of any size with the predictions of a generator."""
 
 from __future__ import annotations
+
+from typing import NoReturn, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import images
+from .data import image_modes
 
 _MASK_DTYPES = (torch.bool, torch.uint8, torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@overload
+def inpaint(generator: nn.Module, image: Tensor, mask: Tensor, *, invert_mask: bool = False) -> Tensor: ...
+
+
+@overload
+def inpaint(
+    generator: nn.Module, image: Image.Image, mask: Image.Image, *, invert_mask: bool = False
+) -> Image.Image: ...
 
 
 def inpaint(
     generator: nn.Module, image: Tensor | Image.Image, mask: Tensor | Image.Image, *, invert_mask: bool = False
 ) -> Tensor | Image.Image:
-    """Fills the holes of an image: ``mask * image + (1 - mask) * prediction``, with valid pixels bit for bit.
+    """Fills the holes of an image: `mask * image + (1 - mask) * prediction`; valid pixels keep their bits.
 
-    Tensors follow the library's convention, PIL images that of files:
+    Tensors follow the library's convention, PIL images that of image files:
 
-    ========  ==========================================================  ==============================================
-    ..        tensors                                                     PIL images
-    ========  ==========================================================  ==============================================
-    image     (N, 3, H, W), floating, in [0, 1]; values in the holes are  any mode but LAB (I;16 and I hold 0 ... 65535,
-              never used, not even NaN                                    F holds 0 ... 1)
-    mask      (N, 1, H, W), bool, uint8 or floating; **1 = valid**        same size; **white (above 127) = hole**
-    result    as image: shape, dtype, device                              as image: size and mode; alpha is carried over
-    ========  ==========================================================  ==============================================
+    |        | tensors                                           | PIL images                                          |
+    | ------ | ------------------------------------------------- | --------------------------------------------------- |
+    | image  | (N, 3, H, W), floating, in [0, 1]; values in the  | any mode but LAB (I;16 and I hold 0 ... 65535,      |
+    |        | holes are never used, not even NaN                | F holds 0 ... 1)                                    |
+    | mask   | (N, 1, H, W), bool, uint8 or floating;            | same size;                                          |
+    |        | **1 = valid**                                     | **white (above 127) = hole**                        |
+    | result | shape, dtype and device of the image              | size, mode and alpha of the image                   |
 
-    The generator runs on its own device and in its own dtype (autocast, where the caller has it on, is honoured), in
-    evaluation mode, without gradients; its modules' training flags are restored. The prediction is clamped to [0, 1].
-    Of a PIL image without any hole a copy is returned and the generator does not run.
+    The generator runs on its own device and in its own dtype (under autocast if the caller has that on), in evaluation
+    mode and without gradients; the training flags of its modules are restored. The prediction is clamped to [0, 1]. For
+    a PIL image without any hole the generator does not run, and the result is a copy.
 
     Args:
-        generator: :class:`msa_model.Generator`, or any module that is called as ``generator(image, mask)``, tensors as
-            above, and returns the prediction (N, 3, H, W).
-        image, mask: both tensors or both PIL images.
+        generator: `msa_model.Generator`, or any module that takes tensors `(image, mask)` as above and returns the
+            prediction (N, 3, H, W).
+        image: a tensor or a PIL image.
+        mask: of the same kind as the image.
         invert_mask: the mask means the opposite of the above.
 
+    Returns:
+        The filled image, of the same kind as the image.
+
     Raises:
-        ValueError: shapes, dtypes, modes or sizes that do not fit; a tensor beside a PIL image.
-        FloatingPointError: PIL images only: the prediction is not finite (for tensors that is not looked at).
+        ValueError: shapes, dtypes, modes or sizes do not fit; one of image and mask is a tensor, the other is not.
+        FloatingPointError: the prediction is not finite. Only PIL images are checked for this.
     """
     if not isinstance(generator, nn.Module):
         _fail(f"generator must be a torch.nn.Module, got {type(generator).__name__}")
@@ -49,10 +64,10 @@ def inpaint(
     if isinstance(image, Image.Image) and isinstance(mask, Image.Image):
         return _inpaint_pil(generator, image, mask, invert_mask)
     got = f"{type(image).__name__} and {type(mask).__name__}"
-    return _fail(f"image and mask must both be tensors or both be PIL images, got {got}")
+    _fail(f"image and mask must both be tensors or both be PIL images, got {got}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     raise ValueError(f"msa_model.inpaint: {message}")
 
 
@@ -71,12 +86,12 @@ def _inpaint_tensors(generator: nn.Module, image: Tensor, mask: Tensor, invert_m
     with torch.no_grad():
         valid = (mask == 0 if invert_mask else mask != 0).to(image.device)
         prediction = _predict(generator, torch.where(valid, image, 0), valid).to(image.device, image.dtype)
-        # Not mask * image + ...: 0 * NaN is NaN, and -0.0 + 0.0 is not -0.0.
+        # Arithmetic (mask * image + ...) would change valid pixels: 0 * NaN is NaN, and -0.0 + 0.0 is not -0.0.
         return torch.where(valid, image, prediction.clamp(0, 1))
 
 
 def _predict(generator: nn.Module, image: Tensor, valid: Tensor) -> Tensor:
-    """The generator's output, on its device and in its dtype; evaluation mode while it runs."""
+    """Runs the generator in evaluation mode, on its own device and in its own dtype."""
     weight = next((p for p in generator.parameters() if p.is_floating_point()), image)
     image, mask = image.to(weight.device, weight.dtype), valid.to(weight.device, weight.dtype)
     training = [module for module in generator.modules() if module.training]
@@ -95,8 +110,8 @@ def _inpaint_pil(generator: nn.Module, image: Image.Image, mask: Image.Image, in
     if mask.size != image.size:
         _fail(f"mask must have the size of the image, {image.size}, got {mask.size}")
     try:
-        hole = images.hole_pixels(mask, invert_mask)
-        colours = images.to_rgb(image, hole)
+        hole = image_modes.hole_pixels(mask, invert_mask)
+        colours = image_modes.to_rgb(image, hole)
     except ValueError as error:
         _fail(str(error))
     if not hole.any():
@@ -106,4 +121,4 @@ def _inpaint_pil(generator: nn.Module, image: Image.Image, mask: Image.Image, in
     filled = _inpaint_tensors(generator, tensor, valid, False)[0].permute(1, 2, 0).numpy()
     if not np.isfinite(filled).all():
         raise FloatingPointError("msa_model.inpaint: the prediction is not finite")
-    return images.fill(image, filled, hole)
+    return image_modes.fill(image, filled, hole)

@@ -4,6 +4,6 @@ from pathlib import Path
 
 
 def demo_weights() -> Path:
-    """The file of a small generator, for :meth:`msa_model.Generator.load`: trained on rendered building facades and a
+    """The file of a small generator, for `msa_model.Generator.load`: trained on rendered building facades and a
     few photographs at 128×128, enough to try everything, not for photographs at large."""
     return Path(__file__).parent / "demo.safetensors"

@@ -1,4 +1,4 @@
-"""A generator that can be foretold, and a small real one."""
+"""A generator with a known prediction, and a small real one."""
 
 import pytest
 import torch

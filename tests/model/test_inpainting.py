@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from msa_model import images
 from msa_model.inpainting import inpaint
 
 COLOUR = (0.2, 0.4, 0.8)  # what OneColour predicts
@@ -264,28 +263,6 @@ def test_bilevel_images_are_thresholded_at_a_half(one_colour):
     assert np.asarray(result)[hole].all()
 
 
-@pytest.mark.parametrize(
-    ("image", "seen"),
-    [
-        (Image.new("1", (1, 1), 1), (1, 1, 1)),
-        (Image.new("L", (1, 1), 51), (0.2, 0.2, 0.2)),
-        (Image.new("LA", (1, 1), (51, 0)), (0.2, 0.2, 0.2)),
-        (Image.new("RGBA", (1, 1), (*RGB, 0)), COLOUR),
-        (Image.new("RGBA", (1, 1), (*RGB, 85)).convert("RGBa"), COLOUR),
-        (Image.new("LA", (1, 1), (51, 85)).convert("La"), (0.2, 0.2, 0.2)),
-        (Image.new("CMYK", (1, 1), (204, 153, 51, 0)), COLOUR),
-        (Image.new("I;16", (1, 1), 13107), (0.2, 0.2, 0.2)),
-        (Image.new("I;16B", (1, 1), 13107), (0.2, 0.2, 0.2)),
-        (Image.new("I", (1, 1), 65535), (1, 1, 1)),
-        (Image.new("F", (1, 1), 0.25), (0.25, 0.25, 0.25)),
-        (Image.new("RGB", (1, 1), RGB).quantize(2), COLOUR),
-    ],
-    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
-)
-def test_what_the_generator_sees_of_a_mode(image, seen):
-    assert images.to_rgb(image) == pytest.approx(np.array(seen, np.float32).reshape(1, 1, 3), abs=1e-6)
-
-
 @pytest.mark.parametrize(("mode", "bad"), [("I", 65536), ("I", -1), ("F", 1.5), ("F", float("nan"))])
 def test_deep_grey_out_of_range_is_refused_where_it_counts(one_colour, mode, bad):
     image, hole = random_image(mode), random_hole()
@@ -304,42 +281,11 @@ def test_palette_pixels_stay_as_transparent_as_they_were(one_colour):
     assert list(result.tobytes()) == [0, 2, 2, 3]
 
 
-def test_nearest_palette_colour_over_several_pieces():
-    rng = np.random.default_rng(0)
-    colours, palette = rng.random((70_000, 3), np.float32), rng.random((5, 3), np.float32)
-    distances = ((colours[:, None].astype(np.float64) - palette) ** 2).sum(2)
-    chosen = images._nearest(colours, palette)
-    assert np.allclose(distances[np.arange(70_000), chosen], distances.min(1), atol=1e-6)
-
-
 def test_mask_threshold_and_inversion(one_colour):
     mask = Image.frombytes("L", (4, 1), bytes([0, 127, 128, 255]))
     image = Image.new("L", (4, 1), 7)
     assert list(inpaint(one_colour(), image, mask).tobytes()) == [7, 7, 98, 98]
     assert list(inpaint(one_colour(), image, mask, invert_mask=True).tobytes()) == [98, 98, 7, 7]
-
-
-KEYED = Image.new("RGB", (1, 1), (255, 255, 255))
-KEYED.info["transparency"] = (255, 255, 255)
-
-
-@pytest.mark.parametrize(
-    ("mask", "hole"),
-    [
-        (Image.new("1", (1, 1), 1), True),
-        (Image.new("I;16", (1, 1), 32768), True),
-        (Image.new("I;16", (1, 1), 32767), False),
-        (Image.new("RGB", (1, 1), (255, 255, 255)), True),
-        (Image.new("RGB", (1, 1), (255, 0, 0)), False),
-        (Image.new("RGBA", (1, 1), (255, 255, 255, 255)), True),
-        (Image.new("RGBA", (1, 1), (255, 255, 255, 127)), False),
-        (Image.new("LA", (1, 1), (255, 0)), False),
-        (Image.new("RGB", (1, 1), (255, 255, 255)).quantize(2), True),
-        (KEYED, False),
-    ],
-)
-def test_masks_of_other_modes_count_as_white_or_not(mask, hole):
-    assert images.hole_pixels(mask).item() is hole
 
 
 def test_without_a_hole_the_generator_does_not_run(one_colour):

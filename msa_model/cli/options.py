@@ -1,0 +1,133 @@
+"""Options that several commands have, and what their values stand for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..memory import is_out_of_memory
+from ..weights import demo_weights
+from .command import CommandError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..nn.generator import Generator
+
+# ---- declaring them ------------------------------------------------------------------------------------------------
+
+
+def add_output(parser: argparse.ArgumentParser, help_: str) -> None:
+    """Adds ``-o OUT``."""
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=help_)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--weights FILE``, by default the weights that come with the package."""
+    parser.add_argument(
+        "--weights",
+        type=weights_file,
+        default="demo",
+        metavar="FILE",
+        help="the generator's weights (safetensors); default: demo, a small generator that comes with this package",
+    )
+
+
+def add_invert_mask(parser: argparse.ArgumentParser, help_: str = "black = hole") -> None:
+    """Adds ``--invert-mask``."""
+    parser.add_argument("--invert-mask", action="store_true", help=help_)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``; `find_device` turns its value into a device."""
+    parser.add_argument("--device", type=device_name, default="auto", metavar="auto|cpu|cuda[:i]", help="default: auto")
+
+
+def add_quiet(parser: argparse.ArgumentParser, help_: str) -> None:
+    """Adds ``-q``."""
+    parser.add_argument("-q", "--quiet", action="store_true", help=help_)
+
+
+# ---- types of values -----------------------------------------------------------------------------------------------
+
+
+def weights_file(text: str) -> Path:
+    """Reads a path; "demo" is the path of the weights in this package (./demo is a file of that name)."""
+    return demo_weights() if text == "demo" else Path(text)
+
+
+def device_name(text: str) -> str:
+    """Reads the name of a device, without asking torch for it."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:i, got {text!r}")
+    return text
+
+
+def positive(text: str) -> int:
+    """Reads a whole number of at least 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Reads a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+# ---- what the values stand for -------------------------------------------------------------------------------------
+
+
+def require_weights(path: Path) -> None:
+    """Raises CommandError if there is no file of weights."""
+    if not path.is_file():
+        raise CommandError(f"{path}: no such weights file; 'msa train' writes one, and --weights demo needs none")
+
+
+def demo_note(path: Path) -> list[str]:
+    """Returns a note for the user if the weights are those that come with the package."""
+    if path != demo_weights():
+        return []
+    return ["the demo's weights, trained on rendered facades at 128x128; --weights FILE takes others"]
+
+
+def find_device(name: str) -> torch.device:
+    """Returns the device of a `device_name`.
+
+    Raises:
+        CommandError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            why = "torch finds no GPU" if torch.version.cuda else "this torch is built without CUDA"
+            raise CommandError(f"--device {name}: {why}")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise CommandError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def load_generator(path: Path, device: torch.device) -> Generator:
+    """Loads a generator.
+
+    Raises:
+        CommandError: the file holds no weights of a generator, or memory runs out.
+    """
+    from ..nn.generator import Generator
+
+    try:
+        return Generator.load(path, device)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CommandError(f"{path}: cannot be loaded as weights: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CommandError(f"{path}: not enough memory on {device} for these weights") from error

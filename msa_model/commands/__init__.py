@@ -1,1 +1,0 @@
-"""What the commands of :mod:`msa_model.cli` declare and do."""
