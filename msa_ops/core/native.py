@@ -32,7 +32,7 @@ def _load_cuda(missing_cpu: str | None) -> str | None:
         return missing_cpu
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
-    library = Path(__file__).with_name("_cuda.so")
+    library = Path(__file__).parents[1] / "_cuda.so"
     if not library.exists():
         return "msa_ops was built without CUDA (msa_ops/_cuda.so is missing)"
     try:

@@ -1,1 +1,2 @@
-"""Triton versions of the operators. The modules need triton and are imported when first used."""
+"""What the Triton kernels of several operators share. Only modules that hold kernels need triton; they are imported
+when first used."""

@@ -1,27 +1,20 @@
-"""Attention with shift propagation (Eqs. 6-8) in Triton, for the tensor cores: the operators' host side.
-
-Scores are made once, tile by tile, in scratch of a fixed size in global memory, for one sample about what the GPU's
-second-level cache holds; the shift of Eq. 8 adds up rows there. attention_plan says how tiles are cut, attention_layout
-how features lie, attention_scores and attention_products hold the kernels. Products take operands in the dtype of the
-inputs and add up in float32; weights are rounded to that dtype before Eq. 8 and before the second product. Of float16
-inputs, the scores' gradients, which would overflow, are float32, multiplied as TF32, which holds float16 exactly.
-"""
+"""Operands, scratch and kernel launches of one call of the attention in Triton."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from ..partial_conv import fake_map
-from . import attention_plan as planning
-from .attention_layout import finish_kernel, image_kernel, index_kernel, rows_kernel, spread_kernel
-from .attention_plan import ROWS, Layout, Step, pitch
-from .attention_products import columns_product_kernel, rows_product_kernel
-from .attention_scores import (
+from ...core.triton.launch import launch, parameters
+from . import planning
+from .layout_kernels import finish_kernel, image_kernel, index_kernel, rows_kernel, spread_kernel
+from .planning import ROWS, Layout, Plan, Step, pitch
+from .product_kernels import columns_product_kernel, rows_product_kernel
+from .score_kernels import (
     argmax_kernel,
     combine_kernel,
     pair_kernel,
@@ -31,128 +24,158 @@ from .attention_scores import (
 )
 
 
-@functools.cache
-def _names(kernel) -> frozenset[str]:
-    return frozenset((*kernel.arg_names, "num_warps", "num_stages"))
-
-
-def _strides(map_: Tensor, prefix: str = "s") -> dict[str, int]:
+def strides(map_: Tensor, prefix: str = "s") -> dict[str, int]:
+    """Returns the strides of a map as the kernels' arguments, by default sn, sc, sh and sw."""
     return {f"{prefix}{name}": stride for name, stride in zip("nchw", map_.stride(), strict=True)}
 
 
-def _mask_strides(mask: Tensor, prefix: str) -> dict[str, int]:
+def mask_strides(mask: Tensor, prefix: str) -> dict[str, int]:
+    """Returns the strides of a mask as the kernels' arguments prefix_sn, prefix_sh and prefix_sw."""
     return {f"{prefix}_s{name}": mask.stride(dimension) for name, dimension in (("n", 0), ("h", 2), ("w", 3))}
 
 
-def _pixels_last(map_: Tensor) -> bool:
-    """Whether neighbouring pixels lie closer to one another than neighbouring channels."""
+def pixels_last(map_: Tensor) -> bool:
+    """Tells whether neighbouring pixels lie closer to one another than neighbouring channels."""
     return abs(map_.stride(3)) < abs(map_.stride(1))
 
 
-def _empty_map(like: Tensor) -> Tensor:
-    """In the layout that the operators' fakes promise."""
-    return fake_map(like, like.shape)
+@functools.cache
+def _parameter_names(kernel_function: Any) -> frozenset[str]:
+    return frozenset(parameters(kernel_function))
 
 
 class Call:
-    """Operands, scratch and launches of one call; keyword names are the kernels'."""
+    """Operands, scratch and launches of one call.
+
+    Args:
+        query: (N, C, H, W); gives sizes, device and dtype.
+        query_mask: bool (N, 1, H, W).
+        key_mask: bool (N, 1, H, W).
+        scale: factor of the scores.
+        radius: of the propagation.
+        dtype: of the products' operands, where it is not the query's.
+    """
 
     def __init__(
-        self, query: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int,
+        self,
+        query: Tensor,
+        query_mask: Tensor,
+        key_mask: Tensor,
+        scale: float,
+        radius: int,
         dtype: torch.dtype | None = None,
-    ) -> None:  # fmt: skip
-        """dtype: of the products' operands, where it is not the query's."""
+    ) -> None:
         self.layout = Layout.of(query.shape, radius)
         self.device, self.dtype = query.device, dtype or query.dtype
         self.launch_table = planning.LAUNCH[self.dtype.itemsize]
-        tf32 = torch.backends.cuda.matmul.allow_tf32
+        self.precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
         lay = self.layout
         self.key_mask = key_mask.view(torch.uint8)
-        self.mask_strides = _mask_strides(key_mask, "mask")
-        self.shared = {
-            "samples": lay.samples, "size": lay.size, "h": lay.h, "w": lay.w, "width": lay.width, "halo": lay.halo,
-            "length": lay.length, "scale": scale, "ROWS": ROWS, "SAMPLES": triton.next_power_of_2(lay.samples),
-            "SKEWED": lay.halo > 0, "RADIUS_Y": lay.radius_y, "RADIUS_X": lay.radius_x,
-            "PRECISION": "tf32" if tf32 else "ieee",
+        self.mask_strides = mask_strides(key_mask, "mask")
+        self.shared: dict[str, Any] = {
+            "samples": lay.samples,
+            "size": lay.size,
+            "h": lay.h,
+            "w": lay.w,
+            "width": lay.width,
+            "halo": lay.halo,
+            "length": lay.length,
+            "scale": scale,
+            "ROWS": ROWS,
+            "SAMPLES": triton.next_power_of_2(lay.samples),
+            "SKEWED": lay.halo > 0,
+            "RADIUS_Y": lay.radius_y,
+            "RADIUS_X": lay.radius_x,
             "pixels": self.empty(lay.samples, lay.size, dtype=torch.int32),
             "rank": self.empty(lay.samples, lay.size, dtype=torch.int32),
             "counts": self.empty(lay.samples, dtype=torch.int32),
             "keys": self.empty(lay.samples, lay.length, dtype=torch.uint8),
-        }  # fmt: skip
-        strides = _mask_strides(query_mask, "query") | _mask_strides(key_mask, "key")
+        }
         self.launch(
-            index_kernel, (lay.samples,), query_mask=query_mask.view(torch.uint8), key_mask=self.key_mask, **strides,
+            index_kernel, (lay.samples,), query_mask=query_mask.view(torch.uint8), key_mask=self.key_mask,
+            **mask_strides(query_mask, "query"), **mask_strides(key_mask, "key"),
             BLOCK=min(4096, max(128, triton.next_power_of_2(lay.size))), num_warps=8,
         )  # fmt: skip
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns an uninitialised tensor on the call's device."""
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def launch(self, kernel, grid: tuple[int, ...], **arguments) -> None:
-        if min(grid) == 0:
-            return
-        names = _names(kernel)
-        arguments = {name: value for name, value in (self.shared | arguments).items() if name in names}
-        elsewhere = self.device.type == "cuda" and self.device.index != torch.cuda.current_device()
-        with torch.cuda.device(self.device) if elsewhere else contextlib.nullcontext():
-            kernel[grid](**arguments)
+    def launch(self, kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
+        """Runs a kernel with these arguments and with the shared ones that it has."""
+        names = _parameter_names(kernel.fn)
+        shared = {name: value for name, value in self.shared.items() if name in names}
+        launch(kernel, grid, self.device, **shared, **arguments)
 
-    def parameters(self, kernel: str, channels: int | None = None) -> dict[str, int]:
-        """Of the launch table, with blocks of channels no larger than a row."""
-        chosen = dict(self.launch_table[kernel])
-        if channels is not None:
-            for name in ("DEPTH", "CHANNELS"):
-                if name in chosen and not (kernel in ("rows", "columns") and name == "DEPTH"):
-                    chosen[name] = min(chosen[name], pitch(channels))
-            chosen["PITCH"] = pitch(channels)
-        return chosen
+    def parameters(self, kernel: str) -> dict[str, int]:
+        """Returns a kernel's launch parameters from the table."""
+        return dict(self.launch_table[kernel])
+
+    def product_parameters(self, kernel: str, channels: int) -> dict[str, Any]:
+        """Returns the launch parameters of a product over this many channels, whose blocks are no larger than a row."""
+        chosen: dict[str, Any] = self.parameters(kernel)
+        block = "CHANNELS" if kernel in ("rows", "columns") else "DEPTH"
+        chosen[block] = min(chosen[block], pitch(channels))
+        return chosen | {"PITCH": pitch(channels), "PRECISION": self.precision}
 
     # ---- features --------------------------------------------------------------------------------------------------
 
     def image(self, map_: Tensor, masked: bool = False, writes_keys: bool = False) -> Tensor:
-        """(N, length, PITCH): the keys' side of a product."""
+        """Returns a map as an image (N, length, PITCH), the keys' side of a product."""
         channels, lay = map_.shape[1], self.layout
         image = self.empty(lay.samples, lay.length, pitch(channels), dtype=self.dtype)
         self.launch(
-            image_kernel, (lay.length // ROWS, lay.samples), map_=map_, **_strides(map_), key_mask=self.key_mask,
+            image_kernel, (lay.length // ROWS, lay.samples), map_=map_, **strides(map_), key_mask=self.key_mask,
             **self.mask_strides, image=image, channels=channels, MASKED=masked, WRITES_KEYS=writes_keys,
-            PIXELS_LAST=_pixels_last(map_), DEPTH=min(64, pitch(channels)), PITCH=pitch(channels), num_warps=4,
+            PIXELS_LAST=pixels_last(map_), DEPTH=min(64, pitch(channels)), PITCH=pitch(channels), num_warps=4,
         )  # fmt: skip
         return image
 
-    def rows(self, map_: Tensor, **renormalized) -> Tensor:
-        """(tiles · ROWS, PITCH): the queries' side of a product."""
+    def rows(
+        self,
+        map_: Tensor,
+        other: Tensor | None = None,
+        statistics: Tensor | None = None,
+        offsets: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the queries' features as rows (tiles · ROWS, PITCH), the queries' side of a product. With the other
+        arguments the rows are divided by the row sums of s', and `offsets` is filled (see `rows_kernel`)."""
         channels, lay = map_.shape[1], self.layout
         rows = self.empty(lay.tiles * ROWS, pitch(channels), dtype=self.dtype)
-        other = renormalized.get("other", map_)
-        arguments = {"other": other, "statistics": rows, "offsets": rows} | renormalized
+        renormalized = other is not None
+        other = map_ if other is None else other
         self.launch(
-            rows_kernel, (lay.tiles,), map_=map_, **_strides(map_), **_strides(other, "other_s"), **arguments,
-            rows=rows, channels=channels, RENORMALIZED=bool(renormalized), PIXELS_LAST=_pixels_last(map_),
+            rows_kernel, (lay.tiles,), map_=map_, **strides(map_), other=other, **strides(other, "other_s"),
+            statistics=rows if statistics is None else statistics, offsets=rows if offsets is None else offsets,
+            rows=rows, channels=channels, RENORMALIZED=renormalized, PIXELS_LAST=pixels_last(map_),
             DEPTH=min(64, pitch(channels)), PITCH=pitch(channels), num_warps=4,
         )  # fmt: skip
         return rows
 
-    def grad_rows(self, grad: Tensor, output: Tensor, statistics: Tensor, renormalize: bool) -> tuple[Tensor, dict]:
-        """Rows of dO' and, as an argument of `pair`, where renormalised, the row constants c."""
+    def grad_rows(
+        self, grad: Tensor, output: Tensor, statistics: Tensor, renormalize: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the rows of dO' and, where renormalised, the constants of the rows, which `pair_gradients` takes."""
         if not renormalize:
-            return self.rows(grad), {}
-        offsets = {"offsets": self.empty(self.layout.samples, self.layout.size)}
-        return self.rows(grad, other=output, statistics=statistics, **offsets), offsets
+            return self.rows(grad), None
+        offsets = self.empty(self.layout.samples, self.layout.size)
+        return self.rows(grad, output, statistics, offsets), offsets
 
     def spread(self, image: Tensor, map_: Tensor) -> None:
+        """Writes an image into a map."""
         channels, lay = map_.shape[1], self.layout
         depth = min(64, pitch(channels))
         self.launch(
             spread_kernel, (triton.cdiv(lay.size, ROWS), pitch(channels) // depth, lay.samples), image=image, map_=map_,
-            **_strides(map_), channels=channels, PIXELS_LAST=_pixels_last(map_), DEPTH=depth, PITCH=pitch(channels),
+            **strides(map_), channels=channels, PIXELS_LAST=pixels_last(map_), DEPTH=depth, PITCH=pitch(channels),
             num_warps=4,
         )  # fmt: skip
 
     # ---- scores ----------------------------------------------------------------------------------------------------
 
     def softmax_statistics(self, query: Tensor, key: Tensor, channels: int, statistics: Tensor) -> None:
-        lay, parameters = self.layout, self.parameters("statistics", channels)
+        """Fills the statistics (N, H·W, 3) with the maximum and the logarithm of the sum of every row of scores."""
+        lay, parameters = self.layout, self.product_parameters("statistics", channels)
         blocks = lay.length // parameters["BLOCK"]
         each = triton.cdiv(blocks, planning.splits(round(planning.QUERY_SHARE * lay.tiles), blocks))
         spans = triton.cdiv(blocks, each)
@@ -166,39 +189,100 @@ class Call:
             spans=spans, BLOCK=128, num_warps=4,
         )  # fmt: skip
 
-    def pair(self, left: Tensor, right: Tensor, channels: int, scores: Tensor, plan, step: Step, **what) -> None:
-        arguments = {"statistics": left, "offsets": left} | what
-        parameters = self.parameters("pair", channels)
+    def pair_weights(
+        self, query: Tensor, key: Tensor, channels: int, weights: Tensor, plan: Plan, step: Step, statistics: Tensor
+    ) -> None:
+        """Computes the weights s* of one step."""
+        self._pair(query, key, channels, weights, plan, step, statistics=statistics, offsets=None)
+
+    def pair_gradients(
+        self, grad: Tensor, value: Tensor, channels: int, scores: Tensor, plan: Plan, step: Step, offsets: Tensor | None
+    ) -> None:
+        """Computes the gradients of s' of one step."""
+        self._pair(grad, value, channels, scores, plan, step, statistics=None, offsets=offsets)
+
+    def _pair(
+        self,
+        left: Tensor,
+        right: Tensor,
+        channels: int,
+        scores: Tensor,
+        plan: Plan,
+        step: Step,
+        statistics: Tensor | None,
+        offsets: Tensor | None,
+    ) -> None:
+        parameters = self.product_parameters("pair", channels)
         span, spans = planning.spans(plan, parameters["BLOCK"])
         self.launch(
             pair_kernel, (step.tiles + 2 * plan.halo_tiles, spans), left=left, right=right, scores=scores,
+            statistics=left if statistics is None else statistics, offsets=left if offsets is None else offsets,
             first_tile=step.first_tile - plan.halo_tiles, first_column=step.first_column, columns=plan.pitch, span=span,
-            SOFTMAX="statistics" in what, WITH_OFFSETS="offsets" in what, **arguments, **parameters,
+            SOFTMAX=statistics is not None, WITH_OFFSETS=offsets is not None, **parameters,
         )  # fmt: skip
 
-    def propagate(self, source: Tensor, target: Tensor, plan, step: Step, cut: int, **what) -> None:
+    def propagate(
+        self,
+        source: Tensor,
+        target: Tensor,
+        plan: Plan,
+        step: Step,
+        cut: int,
+        *,
+        weights: Tensor | None = None,
+        sums: Tensor | None = None,
+        masked: bool = False,
+    ) -> None:
+        """Applies Eq. 8 to weights or, where `weights` is given, to gradients; `sums` gets shares of row sums.
+
+        Features are zero where there is no key, so that zeros there are only needed (`masked`) by who reads the weights
+        themselves, as the row sums do.
+        """
         parameters = self.parameters("propagate")
         span, spans = planning.spans(plan, parameters["BLOCK"])
-        # Features are zero where there is no key, so that only who looks at weights themselves wants zeros there too.
-        arguments = {"sums": source, "weights": source, "spans": 0, "MASKED": "sums" in what} | what
-        if "sums" in what:
-            arguments["spans"] = what["sums"].shape[1]
         self.launch(
-            propagate_kernel, (step.tiles, spans), source=source, target=target, **_of(step, plan), span=span,
-            first_span=cut * spans, GRADIENT="weights" in what, SUMS="sums" in what, **arguments, **parameters,
+            propagate_kernel, (step.tiles, spans), source=source, target=target,
+            weights=source if weights is None else weights, sums=source if sums is None else sums,
+            spans=0 if sums is None else sums.shape[1], first_tile=step.first_tile, halo_tiles=plan.halo_tiles,
+            first_column=step.first_column, columns=plan.pitch, begin=step.begin, end=step.end, span=span,
+            first_span=cut * spans, GRADIENT=weights is not None, SUMS=sums is not None,
+            MASKED=masked or sums is not None, **parameters,
         )  # fmt: skip
 
-    def sums(self, plan) -> Tensor:
-        """Room for the shares of row sums of a band."""
+    def score_gradient(
+        self, weights: Tensor, gradient: Tensor, target: Tensor, sums: Tensor, plan: Plan, step: Step
+    ) -> None:
+        """Computes the gradients of the scores of one step from those of the weights."""
+        parameters = self.parameters("propagate")
+        span, spans = planning.spans(plan, parameters["BLOCK"])
+        self.launch(
+            score_gradient_kernel, (step.tiles, spans), weights=weights, gradient=gradient, target=target, sums=sums,
+            first_tile=step.first_tile, halo_tiles=plan.halo_tiles, columns=plan.pitch, begin=step.begin, end=step.end,
+            span=span, spans=sums.shape[1], **parameters,
+        )  # fmt: skip
+
+    def argmax(self, scores: Tensor, largest: Tensor, best: Tensor, plan: Plan, step: Step) -> None:
+        """Updates the largest s' seen so far, and the key that has it."""
+        self.launch(
+            argmax_kernel, (step.tiles,), scores=scores, largest=largest, best=best, first_tile=step.first_tile,
+            first_column=step.first_column, columns=plan.pitch, BLOCK=128, num_warps=8,
+        )  # fmt: skip
+
+    def scratch(self, plan: Plan, dtype: torch.dtype, halo: bool) -> Tensor:
+        """Returns room for one step's tile of scores, with or without the halo's rows."""
+        return self.empty(plan.scratch_rows if halo else plan.tiles * ROWS, plan.pitch, dtype=dtype)
+
+    def sums(self, plan: Plan) -> Tensor:
+        """Returns room for the shares of row sums of a band."""
         _, spans = planning.spans(plan, self.parameters("propagate")["BLOCK"])
         return self.empty(plan.tiles * ROWS, len(plan.bands[0]) * spans)
 
     # ---- products --------------------------------------------------------------------------------------------------
 
-    def parts(self, plan, channels: int) -> Tensor:
-        """Room for the parts of a sum over keys."""
+    def parts(self, plan: Plan, channels: int) -> Tensor:
+        """Returns room for the parts of a sum over keys."""
         tiles = plan.tiles if len(plan.bands) > 1 else round(planning.QUERY_SHARE * plan.tiles)
-        parameters = self.parameters("rows", channels)
+        parameters = self.product_parameters("rows", channels)
         programs = tiles * (parameters["PITCH"] // parameters["CHANNELS"])
         each = plan.tiles * ROWS * pitch(channels) * 4
         slots = planning.splits(programs, plan.pitch // planning.COLUMNS)
@@ -206,210 +290,54 @@ class Call:
         return self.empty(max(1, slots), plan.tiles * ROWS, pitch(channels))
 
     def rows_product(
-        self, scores: Tensor, image: Tensor, channels: int, parts: Tensor, plan, step: Step, cut: int
+        self, scores: Tensor, image: Tensor, channels: int, parts: Tensor, plan: Plan, step: Step, cut: int
     ) -> None:
-        parameters, slots = self._for_scores("rows", channels, scores), parts.shape[0]
+        """Adds scores · features, summed over the step's keys, to the parts."""
+        parameters, slots = self._parameters_for("rows", channels, scores), parts.shape[0]
         span = planning.up(triton.cdiv(plan.pitch, slots), parameters["DEPTH"])
         self.launch(
             rows_product_kernel, (step.tiles, parameters["PITCH"] // parameters["CHANNELS"], slots), scores=scores,
-            image=image, parts=parts, span=span, ADDS=cut > 0, part_rows=parts.shape[1], **_of(step, plan),
-            **parameters,
+            image=image, parts=parts, first_tile=step.first_tile, first_column=step.first_column, columns=plan.pitch,
+            span=span, part_rows=parts.shape[1], ADDS=cut > 0, **parameters,
         )  # fmt: skip
 
-    def finish(self, parts: Tensor, map_: Tensor, step: Step, **what) -> None:
-        """Parts to the queries' pixels of a map."""
+    def finish(
+        self,
+        parts: Tensor,
+        map_: Tensor,
+        step: Step,
+        *,
+        sums: Tensor | None = None,
+        statistics: Tensor | None = None,
+        renormalize: bool = False,
+    ) -> None:
+        """Adds up the parts and writes the result to the queries' pixels of a map."""
         channels = map_.shape[1]
         depth = min(64, pitch(channels))
-        arguments = {"sums": parts, "statistics": parts, "blocks": 0, "RENORMALIZE": False} | what
-        if "sums" in what:
-            arguments["blocks"] = what["sums"].shape[1]
         self.launch(
-            finish_kernel, (step.tiles, pitch(channels) // depth), parts=parts, map_=map_, **_strides(map_),
-            first_tile=step.first_tile, part_rows=parts.shape[1], slots=parts.shape[0], channels=channels,
-            WITH_SUMS="sums" in what, PIXELS_LAST=_pixels_last(map_), DEPTH=depth, PITCH=pitch(channels), **arguments,
-            num_warps=4,
+            finish_kernel, (step.tiles, pitch(channels) // depth), parts=parts, map_=map_, **strides(map_),
+            sums=parts if sums is None else sums, statistics=parts if statistics is None else statistics,
+            blocks=0 if sums is None else sums.shape[1], first_tile=step.first_tile, part_rows=parts.shape[1],
+            slots=parts.shape[0], channels=channels, WITH_SUMS=sums is not None, RENORMALIZE=renormalize,
+            PIXELS_LAST=pixels_last(map_), DEPTH=depth, PITCH=pitch(channels), num_warps=4,
         )  # fmt: skip
 
-    def columns_product(self, scores: Tensor, rows: Tensor, channels: int, image: Tensor, plan, step: Step) -> None:
-        parameters = self._for_scores("columns", channels, scores)
-        blocks = plan.pitch // parameters["BLOCK"]
+    def columns_product(
+        self, scores: Tensor, rows: Tensor, channels: int, image: Tensor, plan: Plan, step: Step
+    ) -> None:
+        """Adds scoresᵀ · rows, summed over the step's queries, to an image."""
+        parameters = self._parameters_for("columns", channels, scores)
+        grid = plan.pitch // parameters["BLOCK"], parameters["PITCH"] // parameters["CHANNELS"], self.layout.samples
         self.launch(
-            columns_product_kernel, (blocks, parameters["PITCH"] // parameters["CHANNELS"], self.layout.samples),
-            scores=scores, rows=rows, image=image, tiles=step.tiles, **_of(step, plan), **parameters,
+            columns_product_kernel, grid, scores=scores, rows=rows, image=image, first_tile=step.first_tile,
+            tiles=step.tiles, first_column=step.first_column, columns=plan.pitch, **parameters,
         )  # fmt: skip
 
-    def _for_scores(self, kernel: str, channels: int, scores: Tensor) -> dict:
-        """Launch parameters by the dtype of the scores; float32 scores of float16 inputs are multiplied as TF32."""
+    def _parameters_for(self, kernel: str, channels: int, scores: Tensor) -> dict[str, Any]:
+        """Returns launch parameters by the dtype of the scores; float32 scores of float16 inputs are multiplied as
+        TF32, which holds float16 exactly."""
         if scores.dtype == self.dtype:
-            return self.parameters(kernel, channels)
-        chosen = planning.LAUNCH[4][kernel]
-        return self.parameters(kernel, channels) | chosen | {
-            "CHANNELS": min(chosen["CHANNELS"], pitch(channels)), "PRECISION": "tf32"
-        }  # fmt: skip
-
-
-def _of(step: Step, plan) -> dict[str, int]:
-    return {
-        "first_tile": step.first_tile, "halo_tiles": plan.halo_tiles, "first_column": step.first_column,
-        "columns": plan.pitch, "begin": step.begin, "end": step.end,
-    }  # fmt: skip
-
-
-def _scratch(call: Call, plan, *dtypes: torch.dtype, halo: bool) -> list[Tensor]:
-    rows = plan.scratch_rows if halo else plan.tiles * ROWS
-    return [call.empty(rows, plan.pitch, dtype=dtype) for dtype in dtypes]
-
-
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_mask: Tensor,
-    key_mask: Tensor,
-    scale: float,
-    radius: int,
-    renormalize: bool,
-) -> tuple[Tensor, Tensor]:
-    output = _empty_map(value).zero_()
-    statistics = torch.zeros(query.shape[0], query.shape[2] * query.shape[3], 3, device=query.device)
-    if statistics.numel() == 0 or value.shape[1] == 0:
-        return output, statistics
-    call = Call(query, query_mask, key_mask, scale, radius)
-    key_image, value_image = call.image(key, writes_keys=True), call.image(value, masked=True)
-    query_rows = call.rows(query)
-    channels, value_channels = query.shape[1], value.shape[1]
-    _attend(call, query_rows, key_image, channels, value_image, value_channels, statistics, output, renormalize)
-    return output, statistics
-
-
-def _attend(call, query, key, channels, value, value_channels, statistics, output, renormalize) -> None:
-    """Statistics, and the output at the queries' pixels."""
-    lay, size = call.layout, query.element_size()
-    copies = 1 if lay.halo == 0 else 2
-    plan = planning.plan(lay, copies * size, size, planning.scratch_bytes(lay.samples, size))
-    call.softmax_statistics(query, key, channels, statistics)
-    (weights,) = _scratch(call, plan, query.dtype, halo=True)
-    shifted = weights if lay.halo == 0 else _scratch(call, plan, query.dtype, halo=False)[0]
-    parts = call.parts(plan, value_channels)
-    sums = {"sums": call.sums(plan)} if renormalize else {}
-    for band in plan.bands:
-        for cut, step in enumerate(band):
-            call.pair(query, key, channels, weights, plan, step, statistics=statistics)
-            if lay.halo > 0 or renormalize:
-                call.propagate(weights, shifted, plan, step, cut, **sums)
-            call.rows_product(shifted, value, value_channels, parts, plan, step, cut)
-        extra = {**sums, "statistics": statistics, "RENORMALIZE": renormalize} if renormalize else {}
-        call.finish(parts, output, band[0], **extra)
-
-
-def backward(
-    grad_output: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_mask: Tensor,
-    key_mask: Tensor,
-    output: Tensor,
-    statistics: Tensor,
-    scale: float,
-    radius: int,
-    renormalize: bool,
-    needed: list[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grads = tuple(_empty_map(t) if need else None for t, need in zip((query, key, value), needed, strict=True))
-    if statistics.numel() == 0 or value.shape[1] == 0 or query.shape[1] == 0:
-        return tuple(None if grad is None else grad.zero_() for grad in grads)
-    call = Call(query, query_mask, key_mask, scale, radius)
-    key_image, value_image = call.image(key, writes_keys=True), call.image(value, masked=True)
-    grad_rows, offsets = call.grad_rows(grad_output, output, statistics, renormalize)
-    targets = [None if grads[0] is None else grads[0].zero_()]
-    targets += [
-        None if grad is None else torch.zeros(image.shape, device=image.device)
-        for grad, image in zip(grads[1:], (key_image, value_image), strict=True)
-    ]
-    _attend_backward(
-        call, call.rows(query), key_image, query.shape[1], value_image, value.shape[1], grad_rows, statistics, offsets,
-        targets,
-    )  # fmt: skip
-    for grad, image in zip(grads[1:], targets[1:], strict=True):
-        if grad is not None:
-            call.spread(image, grad)
-    return grads
-
-
-def _attend_backward(call, query, key, channels, value, value_channels, grad, statistics, offsets, targets) -> None:
-    """Gradients: a map of the queries' (written at their pixels), images of the keys' and values' (added to), each
-    None where not asked for. `offsets` holds those of the renormalisation, if any."""
-    lay, size = call.layout, query.element_size()
-    grad_query, grad_key, grad_value = targets
-    wants_scores = grad_query is not None or grad_key is not None
-    wide = torch.float32 if query.dtype == torch.float16 else query.dtype
-    halo_row_bytes = size + (wide.itemsize if wants_scores else 0)
-    budget = planning.scratch_bytes(lay.samples, size, backward=wants_scores)
-    cut_cost = 1.6 if wants_scores else 1.0  # see below
-    plan = planning.plan(lay, 2 * halo_row_bytes, halo_row_bytes, budget, cut_cost)
-    (weights,) = _scratch(call, plan, query.dtype, halo=True)
-    (plain,) = _scratch(call, plan, wide if wants_scores else query.dtype, halo=False)
-    # Weights and, later, their gradients; of different width where those of float16 are float32.
-    shifted = plain if plain.dtype == query.dtype else plain.view(query.dtype).view(-1, plan.pitch)[: len(plain)]
-    if lay.halo == 0:
-        shifted = weights
-    if wants_scores:
-        pairs, propagated = *_scratch(call, plan, wide, halo=True), *_scratch(call, plan, wide, halo=False)
-        sums = call.sums(plan)
-    if grad_query is not None:
-        parts = call.parts(plan, channels)
-
-    def scores(step: Step, cut: int) -> None:
-        call.pair(query, key, channels, weights, plan, step, statistics=statistics)
-        if wants_scores:
-            call.pair(grad, value, value_channels, pairs, plan, step, **offsets)
-            call.propagate(pairs, propagated, plan, step, cut, weights=weights, sums=sums)
-
-    for band in plan.bands:
-        # Where keys are cut too, D is known after all cuts only, and scores are made again.
-        if len(band) > 1 and wants_scores:
-            for cut, step in enumerate(band):
-                scores(step, cut)
-        for cut, step in enumerate(band):
-            scores(step, cut)
-            if grad_value is not None:
-                if lay.halo > 0:
-                    call.propagate(weights, shifted, plan, step, cut)
-                call.columns_product(shifted, grad, value_channels, grad_value, plan, step)
-            if wants_scores:
-                block = call.parameters("propagate")
-                span, spans = planning.spans(plan, block["BLOCK"])
-                call.launch(
-                    score_gradient_kernel, (step.tiles, spans), weights=weights, gradient=propagated, target=plain,
-                    sums=sums, span=span, spans=sums.shape[1], **_of(step, plan), **block,
-                )  # fmt: skip
-            if grad_query is not None:
-                call.rows_product(plain, key, channels, parts, plan, step, cut)
-            if grad_key is not None:
-                call.columns_product(plain, query, channels, grad_key, plan, step)
-        if grad_query is not None:
-            call.finish(parts, grad_query, band[0])
-
-
-def argmax(query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int) -> Tensor:
-    best = torch.full((query.shape[0], *query.shape[2:]), -1, dtype=torch.int64, device=query.device)
-    if best.numel() == 0:
-        return best
-    call = Call(query, query_mask, key_mask, scale, radius)
-    lay, size = call.layout, query.element_size()
-    key_rows, query_rows = call.image(key, writes_keys=True), call.rows(query)
-    statistics = call.empty(lay.samples, lay.size, 3)
-    call.softmax_statistics(query_rows, key_rows, query.shape[1], statistics)
-    plan = planning.plan(lay, 2 * size, size, planning.scratch_bytes(lay.samples, size))
-    (weights,), (shifted,) = (_scratch(call, plan, query.dtype, halo=halo) for halo in (True, False))
-    largest = torch.zeros(lay.samples, lay.size, device=query.device)
-    for band in plan.bands:
-        for cut, step in enumerate(band):
-            call.pair(query_rows, key_rows, query.shape[1], weights, plan, step, statistics=statistics)
-            call.propagate(weights, shifted, plan, step, cut, MASKED=True)
-            call.launch(
-                argmax_kernel, (step.tiles,), scores=shifted, largest=largest, best=best, **_of(step, plan), BLOCK=128,
-                num_warps=8,
-            )  # fmt: skip
-    return best
+            return self.product_parameters(kernel, channels)
+        wide = dict(planning.LAUNCH[scores.dtype.itemsize][kernel])
+        wide["CHANNELS"] = min(wide["CHANNELS"], pitch(channels))
+        return wide | {"PITCH": pitch(channels), "PRECISION": "tf32"}

@@ -1,4 +1,6 @@
-"""Triton kernels that bring maps into the attention's layout (attention_plan.Layout) and back.
+# mypy: ignore-errors
+# Kernels are written in Triton's language, which Python's types do not describe.
+"""Triton kernels that bring maps into the attention's layout (planning.Layout) and back.
 
 Which pixels are queries is found on the device: `pixels` (N, H·W) lists them per sample in raster order, `rank`
 (N, H·W) says at which place of the list a pixel is, or -1, and `counts` (N) how many there are. The tiles of all

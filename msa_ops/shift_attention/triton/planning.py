@@ -154,7 +154,7 @@ def plan(layout: Layout, row_bytes: int, halo_row_bytes: int, budget: int, cut_c
     """The cut of least work whose scratch fits the budget. A query takes row_bytes per pixel of the image, one of the
     halo halo_row_bytes. Where keys are cut, work counts cut_cost times. Where the radius is so large that nothing fits,
     the smallest tile there is."""
-    best, least = None, float("inf")
+    best, least = (0, 0, 0, 0, 0), float("inf")
     most_cuts = max(1, -(-(layout.length - 2 * layout.halo) // COLUMNS))
     for cuts in range(1, most_cuts + 1):
         inner = columns = layout.length
@@ -188,11 +188,11 @@ def plan(layout: Layout, row_bytes: int, halo_row_bytes: int, budget: int, cut_c
         if begin < end:
             first = min(begin - layout.halo, layout.length - columns)  # the last one must not leave the image
             cut_columns.append((first, begin - first, end - first))
-    bands = tuple(
+    steps = tuple(
         tuple(Step(first, min(tiles, layout.tiles - first), *columns_) for columns_ in cut_columns)
         for first in range(0, layout.tiles, tiles)
     )
-    return Plan(tiles, halo_tiles, columns, bands)
+    return Plan(tiles, halo_tiles, columns, steps)
 
 
 def splits(tiles: int, blocks: int) -> int:

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Kernels are written in Triton's language, which Python's types do not describe.
 """Triton kernels for the products of plain scratch tiles of scores (rows, columns) with features.
 
 Both add up in float32 and without atomics, so results do not depend on the order in which programs run.
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from .attention_layout import jit_step, locate
+from .layout_kernels import jit_step, locate
 
 
 @jit_step

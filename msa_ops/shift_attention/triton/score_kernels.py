@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Kernels are written in Triton's language, which Python's types do not describe.
 """Triton kernels on tiles of scores in global memory: softmax, and the propagation of Eq. 8.
 
 A scratch tile holds a row per query and, per row, `columns` pixels of the image of keys from first_column on. What is
@@ -15,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .attention_layout import jit_step, locate, row_totals
+from .layout_kernels import jit_step, locate, row_totals
 
 
 @triton.jit
