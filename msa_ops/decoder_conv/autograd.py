@@ -132,25 +132,32 @@ def _flops_backward(
     return (needed[0] + needed[2]) * of_phases + (needed[1] + needed[2]) * of_skip
 
 
-backends.add_operator(OP, {"cpu": None, "cuda": None, "triton": conditions.reasons})
-for _backend, _name, _module in (
-    ("compiled", OP, None),
-    ("triton", f"{OP}_triton", "msa_ops.decoder_conv.triton.operators"),
-):
+def _register(backend: str) -> None:
+    """Registers the operators of the compiled kernels or of Triton's."""
+    name = f"{OP}_triton" if backend == "triton" else OP
+
+    def triton(direction: str) -> str | None:
+        return f"msa_ops.decoder_conv.triton.operators:{direction}" if backend == "triton" else None
+
     registration.register(
-        f"{_name}_forward",
+        f"{name}_forward",
         fake=_fake_forward,
         flops=_flops_forward,
-        setup_context=_setup_context_of(_backend),
-        backward=_backward_with(f"{_name}_backward"),
-        triton=_module and f"{_module}:forward",
+        setup_context=_setup_context_of(backend),
+        backward=_backward_with(f"{name}_backward"),
+        triton=triton("forward"),
         like=f"{OP}_forward",
     )
     registration.register(
-        f"{_name}_backward",
+        f"{name}_backward",
         fake=_fake_backward,
         flops=_flops_backward,
         gradient_of=OP,
-        triton=_module and f"{_module}:backward",
+        triton=triton("backward"),
         like=f"{OP}_backward",
     )
+
+
+backends.add_operator(OP, {"cpu": None, "cuda": None, "triton": conditions.reasons})
+_register("compiled")
+_register("triton")

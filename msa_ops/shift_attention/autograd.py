@@ -127,6 +127,8 @@ def _flops_backward(
 
 
 def _register(backend: str) -> None:
+    """Registers the operators of the compiled kernels or of Triton's."""
+
     def triton(direction: str) -> str | None:
         return f"msa_ops.shift_attention.triton.operators:{direction}" if backend == "triton" else None
 

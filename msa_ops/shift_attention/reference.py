@@ -1,13 +1,13 @@
 """Attention with shift propagation (Eqs. 6-8) in plain PyTorch, exact, without the N×N matrix.
 
-Per sample, queries and keys are gathered, so that the score matrix is F×B; the propagation of Eq. 8 acts on the values
-instead of on the scores. With V = value·key_mask and U_δ(p) = Σ_q s*(p,q) V(q-δ), substituting p+δ and q+δ gives
+Per sample, queries and keys are gathered, so that the score matrix has F×B elements; the propagation of Eq. 8 is
+applied to the values instead of to the scores. With V = value·key_mask and U_δ(p) = Σ_q s*(p,q) V(q-δ), substituting
+p+δ and q+δ gives
 
     output(p) = Σ_q Σ_δ s*(p+δ, q+δ) V(q) = Σ_δ U_δ(p+δ)
 
-which is fold(s* · unfold(V)) with the im2col pair of window 2k+1: its zero padding is what makes terms that leave the
-map vanish.
-"""
+which is fold(s* · unfold(V)) with torch's pair of functions for windows of 2k+1; their zero padding makes the terms
+that leave the map vanish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Elements of one block of scores; queries are taken in blocks so that memory without gradients stays linear.
+#: Elements of one block of scores. Queries are processed in blocks, so that memory without gradients stays linear.
 SCORES_PER_BLOCK = 2**24
 
 
@@ -29,7 +29,8 @@ def shift_attention(
     radius: int,
     renormalize: bool,
 ) -> Tensor:
-    """Maps (N,C,H,W), bool masks (N,1,H,W); returns (N,Cv,H,W), zero where query_mask is False."""
+    """Computes Eqs. 6-8 for maps (N,C,H,W) and bool masks (N,1,H,W); returns (N,Cv,H,W), zero where query_mask is
+    False."""
     if value.numel() == 0 or value.is_meta:
         return torch.zeros_like(value)
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -46,7 +47,7 @@ def _one_sample(
     queries, keys = query_mask.flatten().nonzero()[:, 0], key_mask.flatten().nonzero()[:, 0]
     if len(queries) == 0 or len(keys) == 0:
         return value * 0.0
-    # One more channel, the mask itself, carries the row sums of s'.
+    # The mask is one more channel, which gives the row sums of s'.
     values = torch.cat([torch.where(key_mask, value, 0.0), key_mask.to(value.dtype)])
     window = dict(kernel_size=2 * k + 1, padding=k)
     unfolded = F.unfold(values[None], **window)[0].T[keys]  # (B, (C+1)(2k+1)²)
@@ -68,8 +69,8 @@ def _one_sample(
 def shift_attention_argmax(
     query: Tensor, key: Tensor, query_mask: Tensor, key_mask: Tensor, scale: float, radius: int
 ) -> Tensor:
-    """(N,H,W) int64: per query the flat index of the key with the largest s', -1 where there is none. Eq. 8 term by
-    term, for blocks of queries."""
+    """Returns (N,H,W) int64, per query the flat index of the key with the largest s', -1 where there is none. It adds
+    up Eq. 8 term by term, for blocks of queries."""
     n, _, h, w = query.shape
     result = torch.full((n, h * w), -1, dtype=torch.int64, device=query.device)
     if query.is_meta:

@@ -14,6 +14,7 @@ from .layout_kernels import pixel_of, store_tile, tile_of_map
 @triton.jit
 def _norm(map_, stride_channel, row_offset, present, channels, PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr,
           DEPTH: tl.constexpr, PITCH: tl.constexpr):  # fmt: skip
+    """Returns ‖φ‖ over channels, per pixel."""
     squares = tl.zeros([ROWS], tl.float32)
     for first in range(0, PITCH, DEPTH):
         c = first + tl.arange(0, DEPTH)
@@ -27,7 +28,7 @@ def hole_image_kernel(
     map_, sn, sc, sh, sw, valid, mask_sn, mask_sh, mask_sw, unit, value, keys, eps, h, w, width, halo, length, channels,
     PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """Images of n = φ/max(‖φ‖, eps), and of φ at the valid pixels."""
+    """Writes the images of n = φ/max(‖φ‖, eps), and of φ at the valid pixels."""
     sample = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     y, x, present = pixel_of(at, h, w, width, halo)
@@ -52,8 +53,8 @@ def hole_gradient_kernel(
     valid, mask_sn, mask_sh, mask_sw, unit_gradient, value_gradient, counts, eps, h, w, width, halo, length, channels,
     PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """dφ = dO where φ passed by, + dV, + (g - n (n·g)) / ‖φ‖ with g the gradient of n; g / eps below eps, where n is
-    linear in φ."""
+    """Computes dφ, the sum of dO where φ passed unchanged, of dV, and of (g - n (n·g)) / ‖φ‖, with g the gradient of n.
+    Where ‖φ‖ is below eps, n is linear in φ, and the last term is g / eps."""
     sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     present = pixel < h * w

@@ -1,10 +1,10 @@
 # mypy: ignore-errors
 # Kernels are written in Triton's language, which Python's types do not describe.
-"""Triton kernels that bring maps into the attention's layout (planning.Layout) and back.
+"""Triton kernels that copy maps into the attention's layout (`planning.Layout`) and back.
 
-Which pixels are queries is found on the device: `pixels` (N, H·W) lists them per sample in raster order, `rank`
-(N, H·W) says at which place of the list a pixel is, or -1, and `counts` (N) how many there are. The tiles of all
-samples are numbered through; grids are made for all pixels, and programs beyond the last tile return at once.
+The device finds out which pixels are queries: `pixels` (N, H·W) lists them per sample in raster order, `rank` (N, H·W)
+holds a pixel's place in that list, or -1, and `counts` (N) holds how many there are. The tiles of all samples have
+consecutive numbers. Grids are large enough for all pixels, and programs beyond the last tile return at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Kernels launched once per step of a plan; what differs between steps must not make them compile anew.
+# For kernels that are launched once per step of a plan: arguments that differ between steps must not make Triton
+# compile them again.
 jit_step = triton.jit(
     do_not_specialize=("first_tile", "tiles", "halo_tiles", "first_column", "begin", "end", "first_span")
 )
@@ -20,11 +21,12 @@ jit_step = triton.jit(
 
 @triton.jit
 def locate(counts, samples, tile, SAMPLES: tl.constexpr, ROWS: tl.constexpr):
-    """The sample of a tile (`samples` beyond the last), its queries before the tile, and how many it has in all."""
+    """Returns the sample of a tile (`samples` beyond the last tile), the number of its queries before the tile, and the
+    number of its queries in all."""
     n = tl.arange(0, SAMPLES)
     count = tl.load(counts + n, mask=n < samples, other=0)
     tiles = (count + ROWS - 1) // ROWS
-    # A sample without tiles ends where it starts, and is passed over.
+    # A sample without tiles ends where it starts, and is skipped.
     before = tl.cumsum(tiles, 0) <= tile
     sample = tl.sum((before & (n < samples)).to(tl.int32), 0)
     first = (tile - tl.sum(tl.where(before, tiles, 0), 0)) * ROWS
@@ -33,7 +35,7 @@ def locate(counts, samples, tile, SAMPLES: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 def pixel_of(at, h, w, width, halo):
-    """The pixel at a place of the image, and whether there is one."""
+    """Returns the pixel at a place of the image, and whether there is one."""
     y, x = (at - halo) // width, (at - halo) % width
     present = (at >= halo) & (y < h) & (x < w)
     return tl.where(present, y, 0), tl.where(present, x, 0), present
@@ -41,7 +43,7 @@ def pixel_of(at, h, w, width, halo):
 
 @triton.jit
 def row_totals(sums, blocks, ROWS: tl.constexpr):
-    """Sums of the rows of sums (ROWS, blocks)."""
+    """Returns the sums over the rows of `sums` (ROWS, blocks)."""
     total = tl.zeros([ROWS], tl.float32)
     for first in range(0, blocks, 32):
         block = first + tl.arange(0, 32)
@@ -55,7 +57,7 @@ def index_kernel(
     query_mask, key_mask, pixels, rank, counts, query_sn, query_sh, query_sw, key_sn, key_sh, key_sw, size, w,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Lists the queries of a sample; a sample without keys has none."""
+    """Lists the queries of a sample; a sample without keys gets none."""
     sample = tl.program_id(0).to(tl.int64)
     query_mask += sample * query_sn
     key_mask += sample * key_sn
@@ -77,7 +79,8 @@ def index_kernel(
 
 @triton.jit
 def tile_of_map(map_, stride_channel, row_offset, present, c, channels, PIXELS_LAST: tl.constexpr):
-    """Features (pixels, channels). The side that lies closer in memory is the fast one of the load."""
+    """Loads features (pixels, channels). The dimension whose neighbours lie closer in memory is the fast one of the
+    load."""
     if PIXELS_LAST:
         at = map_ + row_offset[None, :] + (c.to(tl.int64) * stride_channel)[:, None]
         tile = tl.load(at, mask=present[None, :] & (c < channels)[:, None], other=0.0)
@@ -89,6 +92,7 @@ def tile_of_map(map_, stride_channel, row_offset, present, c, channels, PIXELS_L
 
 @triton.jit
 def store_tile(map_, stride_channel, row_offset, present, c, channels, tile, PIXELS_LAST: tl.constexpr):
+    """Stores features (pixels, channels) as `tile_of_map` loads them."""
     tile = tile.to(map_.dtype.element_ty)
     if PIXELS_LAST:
         at = map_ + row_offset[None, :] + (c.to(tl.int64) * stride_channel)[:, None]
@@ -104,8 +108,8 @@ def image_kernel(
     MASKED: tl.constexpr, WRITES_KEYS: tl.constexpr, PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr,
     DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """image (N, length, PITCH) of a map, with zeros in gaps and beyond the channels, and where MASKED at pixels that
-    are no keys; keys (N, length): 1 at keys."""
+    """Writes the image (N, length, PITCH) of a map, with zeros in gaps, beyond the channels and, with MASKED, at pixels
+    that are no keys. With WRITES_KEYS also writes keys (N, length), which are 1 at keys."""
     sample = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     y, x, present = pixel_of(at, h, w, width, halo)
@@ -129,8 +133,9 @@ def rows_kernel(
     samples, size, w, channels, RENORMALIZED: tl.constexpr, PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr,
     SAMPLES: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """rows (tiles · ROWS, PITCH): the features of the queries, zeros where a tile has fewer. RENORMALIZED, they are
-    divided by the row sums of s', and offsets get the products of these with the rows of the other map."""
+    """Writes rows (tiles · ROWS, PITCH), the features of the queries, with zeros where a tile has fewer. With
+    RENORMALIZED the rows are divided by the row sums of s', and `offsets` gets their products with the rows of the
+    other map."""
     tile = tl.program_id(0)
     sample, first, count = locate(counts, samples, tile, SAMPLES, ROWS)
     if sample >= samples:
@@ -164,8 +169,8 @@ def finish_kernel(
     w, channels, WITH_SUMS: tl.constexpr, RENORMALIZE: tl.constexpr, PIXELS_LAST: tl.constexpr, ROWS: tl.constexpr,
     SAMPLES: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """Adds up the parts of a sum over keys and writes it to the queries' pixels, divided by the row sums of s' where
-    asked for; those go to the statistics."""
+    """Adds up the parts of a sum over keys and writes it to the queries' pixels. With WITH_SUMS also adds up the row
+    sums of s' and writes them to the statistics; with RENORMALIZE divides by them."""
     sample, first, count = locate(counts, samples, first_tile + tl.program_id(0), SAMPLES, ROWS)
     if sample >= samples:
         return
@@ -197,7 +202,7 @@ def spread_kernel(
     image, keys, map_, sn, sc, sh, sw, h, w, width, halo, length, channels, PIXELS_LAST: tl.constexpr,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
 ):  # fmt: skip
-    """The map of an image, zero where is no key."""
+    """Writes the map of an image, with zeros where there is no key."""
     sample = tl.program_id(2).to(tl.int64)
     pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     y, x, present = pixel // w, pixel % w, pixel < h * w

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 # Kernels are written in Triton's language, which Python's types do not describe.
-"""Triton kernels for the products of plain scratch tiles of scores (rows, columns) with features.
+"""Triton kernels that multiply scratch tiles of scores (rows, columns) in plain order with features.
 
-Both add up in float32 and without atomics, so results do not depend on the order in which programs run.
+Both add up in float32 and without atomics, so that results do not depend on the order in which programs run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def rows_product_kernel(
     ADDS: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
     PITCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """parts (slots, part_rows, PITCH): the sum over a span of columns of scores · features, for every query; ADDS, to
-    what there is, which earlier tiles of keys left."""
+    """Writes to parts (slots, part_rows, PITCH), for every query, the sum of scores · features over a span of columns;
+    with ADDS adds it to what earlier tiles of keys left there."""
     sample, _, _ = locate(counts, samples, first_tile + tl.program_id(0), SAMPLES, ROWS)
     if sample >= samples:
         return
@@ -47,7 +47,7 @@ def columns_product_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, CHANNELS: tl.constexpr,
     PITCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """image += scoresᵀ · rows, over the queries of a sample that lie in this launch's tiles."""
+    """Adds scoresᵀ · rows to the image, over the queries of a sample that lie in this launch's tiles."""
     sample = tl.program_id(2)
     n = tl.arange(0, SAMPLES)
     of_samples = (tl.load(counts + n, mask=n < samples, other=0) + ROWS - 1) // ROWS

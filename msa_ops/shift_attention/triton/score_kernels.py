@@ -2,15 +2,15 @@
 # Kernels are written in Triton's language, which Python's types do not describe.
 """Triton kernels on tiles of scores in global memory: softmax, and the propagation of Eq. 8.
 
-A scratch tile holds a row per query and, per row, `columns` pixels of the image of keys from first_column on. What is
-to be propagated is stored *skewed*: row p is rotated by the place of p in the image, so that column c of row p is the
-pair (p, q) with q - p = c, modulo `columns`. A shift by δ takes (p, q) to (p+δ, q+δ), whose difference is the same. So
-Eq. 8 is the sum of whole rows, column by column, and every access is aligned, whatever the shift:
+A scratch tile holds a row per query and, per row, `columns` pixels of the image of keys from first_column on. Values
+that are to be propagated are stored *skewed*: row p is rotated by the place of p in the image, so that column c of row
+p is the pair (p, q) with q - p = c, modulo `columns`. A shift by δ takes (p, q) to (p+δ, q+δ), which have the same
+difference. So Eq. 8 is the sum of whole rows, column by column, and every access is aligned, whatever the shift:
 
     s'(p, c) = Σ_δ s*(p+δ, c)
 
-What is to be multiplied is stored plain, column u of any row being pixel first_column + u of the image.
-"""
+Values that are to be multiplied are stored in plain order: column u of every row is pixel first_column + u of the
+image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _product(
     left, right, first_row, first_place, ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
     PITCH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A Bᵀ of ROWS compact rows and BLOCK pixels of an image."""
+    """Returns A Bᵀ for ROWS compact rows and BLOCK pixels of an image."""
     c = tl.arange(0, DEPTH)
     left += (first_row + tl.arange(0, ROWS))[:, None] * PITCH + c[None, :]
     right += (first_place + tl.arange(0, BLOCK))[None, :] * PITCH + c[:, None]
@@ -37,8 +37,9 @@ def _product(
 
 @triton.jit
 def _store_rotated(scores, values, start, columns, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes values (ROWS, BLOCK) into rows of scores from column `start` of each on, round the end. Two stores of
-    consecutive columns: with one, whose columns a modulo makes, neighbouring threads would write to different rows."""
+    """Writes values (ROWS, BLOCK) into rows of scores, from column `start` of each row on and around its end. It uses
+    two stores of consecutive columns. With one store, whose columns a modulo computes, neighbouring threads would write
+    to different rows."""
     k = tl.arange(0, BLOCK)
     wraps = start[:, None] + k[None, :] >= columns
     at = (tl.arange(0, ROWS) * columns + start)[:, None] + k[None, :]
@@ -50,7 +51,7 @@ def _store_rotated(scores, values, start, columns, ROWS: tl.constexpr, BLOCK: tl
 
 @triton.jit
 def _rotation(pixel, w, width, columns, SKEWED: tl.constexpr):
-    """By how much a row is rotated; no radius, no propagation, no rotation."""
+    """Returns by how much a row is rotated: not at all where there is no radius and so no propagation."""
     if SKEWED:
         return ((pixel // w) * width + pixel % w) % columns
     else:
@@ -59,7 +60,7 @@ def _rotation(pixel, w, width, columns, SKEWED: tl.constexpr):
 
 @triton.jit
 def _plain(block, rotation, columns, BLOCK: tl.constexpr):
-    """Where a block of skewed columns starts in the plain order, per row, and its columns there."""
+    """Returns, per row, where a block of skewed columns starts in the plain order, and its columns in that order."""
     start = block + rotation
     start = tl.where(start >= columns, start - columns, start)
     u = start[:, None] + tl.arange(0, BLOCK)[None, :]
@@ -72,7 +73,8 @@ def statistics_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """T(p) = max_q S(p,q) and Σ_q exp(S(p,q) - T(p)), of a span of the image; partial (spans, N, H·W, 2)."""
+    """Writes T(p) = max_q S(p,q) and Σ_q exp(S(p,q) - T(p)) over one span of the image to partial (spans, N, H·W,
+    2)."""
     tile = tl.program_id(0)
     sample, first, count = locate(counts, samples, tile, SAMPLES, ROWS)
     if sample >= samples:
@@ -104,8 +106,9 @@ def statistics_kernel(
 
 @triton.jit
 def combine_kernel(partial, counts, statistics, samples, size, spans, BLOCK: tl.constexpr):
-    """statistics (N, H·W, 3), by place in the list of queries: T, log Σ exp(S - T), and room for the row sum of s'.
-    Adding T and the log would round: at scores of 1000 a float32 is good to 6e-5 only."""
+    """Combines the spans into statistics (N, H·W, 3), ordered as the list of queries: T, log Σ exp(S - T), and room for
+    the row sum of s'. T and the logarithm are kept apart because their sum would be rounded: at scores of 1000 a
+    float32 has an error of up to 6e-5."""
     sample = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     present = row < tl.load(counts + sample)
@@ -131,7 +134,8 @@ def pair_kernel(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, SAMPLES: tl.constexpr, DEPTH: tl.constexpr, PITCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """SOFTMAX: s* = exp(scale · A Bᵀ - T - log Σ); else ds' = A Bᵀ - offset. Zero where q is no key."""
+    """Computes, with SOFTMAX, s* = exp(scale · A Bᵀ - T - log Σ), and else ds' = A Bᵀ - offset; zero where q is no
+    key."""
     tile = first_tile + tl.program_id(0)
     if tile < 0:
         return
@@ -162,7 +166,7 @@ def pair_kernel(
             values = _product(left, right, first_row, place, ROWS, BLOCK, DEPTH, PITCH, PRECISION)
         used = present[:, None] & (tl.load(keys + place + tl.arange(0, BLOCK)) != 0)[None, :]
         if SOFTMAX:
-            # The maximum first: it cancels what is large, where a sum of both would have been rounded.
+            # The maximum is subtracted first, since it cancels the large part; the sum of both would have been rounded.
             values = tl.exp((scale * values - top[:, None]) - log_sum[:, None])
         elif WITH_OFFSETS:
             values -= offset[:, None]
@@ -176,7 +180,7 @@ def pair_kernel(
 
 @triton.jit
 def _shifted(source, rank, y, x, present, dy, dx, first_row, columns, c, h, w):
-    """The rows of the queries a shift away; zero where there are none."""
+    """Returns the rows of the queries at one shift; zero where there are none."""
     there = present & (y + dy >= 0) & (y + dy < h) & (x + dx >= 0) & (x + dx < w)
     place = tl.load(rank + (y + dy) * w + x + dx, mask=there, other=-1)
     at = source + (first_row + place) * columns
@@ -188,8 +192,9 @@ def _propagate(
     source, rank, y, x, present, first_row, columns, c, h, w,
     RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Returns the sum of Eq. 8 for one block of columns."""
     total = tl.zeros([ROWS, BLOCK], tl.float32)
-    if RADIUS_Y <= 1 and RADIUS_X <= 1:  # in full, so that all loads are under way at once
+    if RADIUS_Y <= 1 and RADIUS_X <= 1:  # unrolled, so that all loads are in flight at once
         for dy in tl.static_range(-RADIUS_Y, RADIUS_Y + 1):
             for dx in tl.static_range(-RADIUS_X, RADIUS_X + 1):
                 total += _shifted(source, rank, y, x, present, dy, dx, first_row, columns, c, h, w)
@@ -207,8 +212,11 @@ def propagate_kernel(
     MASKED: tl.constexpr, SKEWED: tl.constexpr, RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, ROWS: tl.constexpr,
     BLOCK: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """s' = P s*, stored plain, zero outside [begin, end) and, MASKED, where q is no key; or (GRADIENT) ds* = P ds',
-    stored skewed. sums (rows, spans): SUMS, the span's share of Σ_q s', or of Σ_q s* ds* with s* the `weights`."""
+    """Applies the propagation P of Eq. 8.
+
+    Without GRADIENT it computes s' = P s*, stored in plain order, with zeros outside [begin, end) and, with MASKED,
+    where q is no key. With GRADIENT it computes ds* = P ds', stored skewed. With SUMS it also writes to sums (rows,
+    spans) the span's share of Σ_q s', or with GRADIENT of Σ_q s* ds*, where s* are the `weights`."""
     tile = first_tile + tl.program_id(0)
     sample, first, count = locate(counts, samples, tile, SAMPLES, ROWS)
     if sample >= samples:
@@ -255,7 +263,8 @@ def score_gradient_kernel(
     weights, gradient, target, sums, pixels, counts, first_tile, halo_tiles, columns, span, begin, end, spans, scale,
     samples, size, w, width, SKEWED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """scale · dS = scale · s* (ds* - D), D the sums' totals; stored plain, zero outside [begin, end)."""
+    """Computes scale · dS = scale · s* (ds* - D), with D the totals of `sums`; stored in plain order, with zeros
+    outside [begin, end)."""
     sample, first, count = locate(counts, samples, first_tile + tl.program_id(0), SAMPLES, ROWS)
     if sample >= samples:
         return
@@ -286,7 +295,7 @@ def argmax_kernel(
     scores, pixels, counts, largest, best, first_tile, first_column, columns, samples, size, w, width, halo,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """Per query the key with the largest s' seen so far, the first of equals; -1 while all are zero."""
+    """Updates, per query, the key with the largest s' so far, the first of equals; it is -1 while all are zero."""
     sample, first, count = locate(counts, samples, first_tile + tl.program_id(0), SAMPLES, ROWS)
     if sample >= samples:
         return
