@@ -2,11 +2,11 @@
 
 __version__ = "0.1.0"
 
-from .backends import not_supported_reasons
-from .modules import PartialConv2d, convert_partial_convs
-from .partial_conv import partial_conv2d
-from .partial_conv_upcat import partial_conv2d_upcat
-from .pixel_attention import HoleAttention, hole_attention, hole_attention_map, shift_attention
+from .convert import convert_partial_convs
+from .core.backends import not_supported_reasons
+from .decoder_conv import partial_conv2d_upcat
+from .partial_conv import PartialConv2d, partial_conv2d
+from .shift_attention import HoleAttention, hole_attention, hole_attention_map, shift_attention
 
 __all__ = [
     "HoleAttention",

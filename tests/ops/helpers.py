@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msa_ops import partial_conv_upcat
+from msa_ops.decoder_conv import form as decoder_form
 
 CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
 
@@ -13,7 +13,7 @@ FORMS = {"phases": True, "concatenation": False}
 
 def force_form(monkeypatch, form="phases"):
     """The decoder's operator in this form, whatever its rule would pick."""
-    monkeypatch.setattr(partial_conv_upcat, "phases_win", lambda low, backend=None: FORMS[form])
+    monkeypatch.setattr(decoder_form, "pick", lambda asked, low, backend: form)
 
 
 def gradients(function, grad, *leaves):

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from msa_ops import native
+from msa_ops.core import native
 
 pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}")
 
@@ -47,7 +47,9 @@ COMPILE = """
             seen[f"{case} {kernel.__name__} sm_{capability}"] = compiled.metadata.shared, multiplies
 
     JITFunction.run = compile
-    from msa_ops.triton import image_layer, partial_conv
+    from msa_ops.decoder_conv.triton import image_layer
+    from msa_ops.decoder_conv.triton import operators as decoder_conv
+    from msa_ops.partial_conv.triton import operators as partial_conv
 
     def map_(n, c, h, w):
         return torch.empty(n, c, h, w, dtype=torch.float16).to(memory_format=torch.channels_last)
@@ -57,7 +59,7 @@ COMPILE = """
 
     for n, c, h, o, k, s in ((1, 512, 2, 512, 3, 2), (1, 3, 32, 64, 7, 2), (2, 64, 64, 128, 5, 2), (1, 16, 1, 1, 1, 1)):
         case, is_usual = f"conv {n} {c} {h}", n > 1
-        partial_conv.conv_forward(
+        partial_conv.forward(
             map_(n, c, h, h), plane(n, h, h), map_(o, c, k, k), torch.empty(o, dtype=torch.float16), [c], [s, s],
             [k // 2, k // 2], [1, 1], 1, k * k * c, False,
         )
@@ -69,7 +71,7 @@ COMPILE = """
         low_mask, skip_mask = plane(n, h, h), plane(n, 2 * h, 2 * h)
         weight = map_(o, c1 + c2, 3, 3)
         arguments = low, low_mask, skip, skip_mask, weight
-        _, _, ratio = partial_conv.upcat_forward(*arguments, None, 9, False, False, phases)
+        _, _, ratio = decoder_conv.forward(*arguments, None, 9, False, False, phases)
         if image_layer.takes(low, skip, weight, [True, False, True, True]):
             grad = map_(n, o, 2 * h, 2 * h)
             image_layer.backward(grad, *arguments, ratio, False, [True, False, True, True])

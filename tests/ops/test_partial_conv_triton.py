@@ -4,7 +4,9 @@ one."""
 import pytest
 import torch
 
-from msa_ops import native, not_supported_reasons, partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import not_supported_reasons, partial_conv2d, partial_conv2d_upcat
+from msa_ops.core import native
+from msa_ops.decoder_conv import form as decoder_form
 
 from . import masks
 from .helpers import gradients
@@ -13,7 +15,7 @@ from .tolerances import assert_accurate
 if native.MISSING["triton"] is not None:
     pytest.skip(f"no Triton: {native.MISSING['triton']}", allow_module_level=True)
 
-from msa_ops.triton import image_layer
+from msa_ops.decoder_conv.triton import image_layer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 #: The interpreter cannot multiply bfloat16.
@@ -160,7 +162,7 @@ UPCAT_SHAPES = [
 
 @pytest.fixture(params=["phases", "direct"])
 def form(request, monkeypatch):
-    monkeypatch.setitem(partial_conv_upcat.MIN_SMALL_PIXELS, "triton", 0 if request.param == "phases" else 2**62)
+    monkeypatch.setitem(decoder_form.MIN_SMALL_PIXELS, "triton", 0 if request.param == "phases" else 2**62)
 
 
 @pytest.mark.usefixtures("form")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat, partial_conv_upcat
+from msa_ops import partial_conv2d, partial_conv2d_upcat
+from msa_ops.decoder_conv import form as decoder_form
 
 from . import definition, masks
 from .helpers import FORMS, force_form, gradients, profiled
@@ -50,14 +51,14 @@ def test_the_fixture_forces_the_form(native, form):
 
 @pytest.mark.parametrize(("sizes", "wins"), [((1, 1, 8, 8), True), ((1, 1, 7, 9), False), ((4, 1, 4, 4), True)])
 def test_the_rule_counts_small_pixels_of_the_whole_batch(sizes, wins, monkeypatch):
-    monkeypatch.setitem(partial_conv_upcat.MIN_SMALL_PIXELS, "cpu", 64)
-    assert partial_conv_upcat.phases_win(torch.empty(sizes)) == wins
+    monkeypatch.setitem(decoder_form.MIN_SMALL_PIXELS, "cpu", 64)
+    assert (decoder_form.pick("auto", torch.empty(sizes), "cpu") == "phases") == wins
 
 
 def test_every_device_has_its_own_threshold(native):
-    small = partial_conv_upcat.MIN_SMALL_PIXELS[native]
-    assert partial_conv_upcat.phases_win(torch.empty(1, 1, 1, small, device=native))
-    assert not partial_conv_upcat.phases_win(torch.empty(1, 1, 1, small - 1, device=native))
+    small = decoder_form.MIN_SMALL_PIXELS[native]
+    assert decoder_form.pick("auto", torch.empty(1, 1, 1, small, device=native), native) == "phases"
+    assert decoder_form.pick("auto", torch.empty(1, 1, 1, small - 1, device=native), native) == "concatenation"
 
 
 # ---- the definition ------------------------------------------------------------------------------------------------

@@ -338,12 +338,12 @@ def test_autocast(variant, native):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_products_of_halves_err_as_much_as_the_halves(dtype, native, monkeypatch):
     """What the tensor cores are given on CUDA, on every device."""
-    from msa_ops import pixel_attention
+    from msa_ops.shift_attention import hole
 
     x, mask = torch.randn(2, 16, 9, 11, device=native).to(dtype), torch.rand(2, 1, 9, 11, device=native) > 0.4
     results = []
     for operands in (dtype, torch.float32):
-        monkeypatch.setattr(pixel_attention, "_operand_dtype", lambda features, variant, dtype=operands: dtype)
+        monkeypatch.setattr(hole, "_operand_dtype", lambda features, variant, dtype=operands: dtype)
         leaf = x.clone().requires_grad_()
         output = hole_attention(leaf, mask, scale=3.0)
         results.append([output.detach(), *torch.autograd.grad(output.float().square().sum(), leaf)])

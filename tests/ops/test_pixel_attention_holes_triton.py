@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from msa_ops import hole_attention, native
+from msa_ops import hole_attention
+from msa_ops.core import native
 
 from .test_pixel_attention_triton import DEVICE
 from .tolerances import assert_accurate

@@ -5,13 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from msa_ops import hole_attention_map, native
+from msa_ops import hole_attention_map
+from msa_ops.core import native
 
 from .test_pixel_attention_triton import DEVICE, assert_like_the_reference, operands
 
 pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}")
 if native.MISSING["triton"] is None:
-    from msa_ops.triton import attention_plan as planning
+    from msa_ops.shift_attention.triton import planning
 
 #: What is cut, and a shape of which that is true where scratch holds a tile of 64 float32 queries, its halo on both
 #: sides, and 256 columns.

@@ -9,7 +9,8 @@ import textwrap
 import pytest
 import torch
 
-from msa_ops import hole_attention, hole_attention_map, native, not_supported_reasons, shift_attention
+from msa_ops import hole_attention, hole_attention_map, not_supported_reasons, shift_attention
+from msa_ops.core import native
 
 from .tolerances import assert_accurate
 
@@ -148,7 +149,7 @@ COMPILE = """
     import json
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
-    from msa_ops.triton import attention_holes, attention_layout, attention_plan, attention_products, attention_scores
+    from msa_ops.shift_attention.triton import hole_kernels, layout_kernels, planning, product_kernels, score_kernels
 
     POINTERS = {
         **dict.fromkeys(("query_mask", "key_mask", "valid", "keys"), "*u8"),
@@ -165,11 +166,11 @@ COMPILE = """
     OTHER = {"pair_kernel": "SOFTMAX", "propagate_kernel": "GRADIENT"}  # both of these flags' branches are compiled
 
     def compiled(name, kernel, dtype, target, flags):
-        constants = {**FLAGS, "ROWS": attention_plan.ROWS, "SAMPLES": 8, "DEPTH": 32, "PITCH": 128, "BLOCK": 64,
+        constants = {**FLAGS, "ROWS": planning.ROWS, "SAMPLES": 8, "DEPTH": 32, "PITCH": 128, "BLOCK": 64,
                      "PRECISION": "ieee", "RADIUS_Y": 1, "RADIUS_X": 1, "PIXELS_LAST": True, **flags}
         options = {"num_warps": 4, "num_stages": 1}
         if name in TABLE:
-            constants |= attention_plan.LAUNCH[{"bf16": 2, "fp32": 4}[dtype]][TABLE[name]]
+            constants |= planning.LAUNCH[{"bf16": 2, "fp32": 4}[dtype]][TABLE[name]]
             options = {key: constants.pop(key) for key in options}
         constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
         kinds = POINTERS | dict.fromkeys(MAPS, "*" + dtype) | {"scale": "fp32", "eps": "fp32"}
@@ -185,7 +186,7 @@ COMPILE = """
         return [result.metadata.shared, "mma" in result.asm["ptx"]]
 
     seen = {}
-    for module in (attention_layout, attention_scores, attention_products, attention_holes):
+    for module in (layout_kernels, score_kernels, product_kernels, hole_kernels):
         for name, kernel in vars(module).items():
             if not name.endswith("_kernel") or kernel.fn.__module__ != module.__name__:
                 continue

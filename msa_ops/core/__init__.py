@@ -1,0 +1,1 @@
+"""What every operator uses: backends, argument checks, layouts, registration with torch, and the compiled libraries."""

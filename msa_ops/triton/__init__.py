@@ -1,1 +1,0 @@
-"""Triton versions of the operators. The modules need triton and are imported when first used."""
