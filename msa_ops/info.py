@@ -1,4 +1,4 @@
-"""``python -m msa_ops.info``: what is installed, what can run here, and why the rest cannot."""
+"""``python -m msa_ops.info`` prints what is installed, what can run here, and why the rest cannot."""
 
 from __future__ import annotations
 
@@ -10,21 +10,14 @@ from . import __version__, backends, native
 
 
 def facts() -> dict[str, str]:
-    """Versions, build facts and the state of every backend, ready to print."""
+    """Returns versions, build facts and the state of every backend, in the order in which they are printed."""
     rows = {
         "msa_ops": __version__,
         "python": platform.python_version(),
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
     }
     if native.MISSING["cpu"] is None:
-        from . import _C
-
-        build = _C.build_facts()
-        rows["built with"] = f"{build['compiler']}; torch {build['torch_headers']} headers"
-        rows["runs on"] = f"torch {build['oldest_torch']} and later"
-        archs = build["cuda_arch_list"]
-        rows["CUDA build"] = f"{build['cuda_compiler']}, arch {archs}" if archs else "none"
-        rows["processor"] = f"{_C.instruction_set()}, {torch.get_num_threads()} threads"
+        rows |= build_rows()
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         rows["GPU"] = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
@@ -34,6 +27,21 @@ def facts() -> dict[str, str]:
         rows[f"backend {backend}"] = f"not available: {missing}" if missing else served
     rows["backend reference"] = "every operator (plain PyTorch)"
     return rows
+
+
+def build_rows() -> dict[str, str]:
+    """Returns how the native code was built; one line where this Python cannot read that."""
+    module = native.load_facts()
+    if isinstance(module, str):
+        return {"built with": f"not known: {module}"}
+    build = module.build_facts()
+    archs = build["cuda_arch_list"]
+    return {
+        "built with": f"{build['compiler']}; torch {build['torch_headers']} headers",
+        "runs on": f"torch {build['oldest_torch']} and later",
+        "CUDA build": f"{build['cuda_compiler']}, arch {archs}" if archs else "none",
+        "processor": f"{module.instruction_set()}, {torch.get_num_threads()} threads",
+    }
 
 
 def main() -> None:
