@@ -1,4 +1,7 @@
 // Launching CUDA kernels from stable-ABI code.
+//
+// No kernel is in an anonymous namespace: nvcc would put a hash of the source's path into its name, on which ptxas'
+// choice of registers depends, and a kernel at the limit would spill in one folder and not in another.
 #pragma once
 
 #include <cuda_runtime.h>

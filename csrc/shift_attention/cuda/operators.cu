@@ -19,8 +19,7 @@
 #include "shift_attention/operators.h"
 
 namespace msa::shift_attention {
-// Not anonymous: nvcc would put a hash of the source's path into the kernels' names, on which ptxas' choice of
-// registers depends, and a kernel at the limit would spill in one folder and not in another.
+// Not anonymous, see common/launch.cuh.
 inline namespace on_cuda {
 
 // ---- forward --------------------

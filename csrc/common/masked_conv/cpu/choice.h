@@ -12,9 +12,9 @@ namespace msa::masked_conv {
 
 enum class Convolution { kLibrary, kWinograd, kPatches, kImageLayer };
 
-constexpr int64_t kLeastChannels = 16;     // of ours, on both sides
+constexpr int64_t kLeastChannels = 16;     // of a map and of an output, for minimal filtering and patches
 constexpr int64_t kMostPatches = 128;      // outputs up to which patches run
-constexpr int64_t kLeastTilesUpcat = 32;   // of the decoder's minimal filtering
+constexpr int64_t kLeastTilesUpcat = 32;   // for the decoder's minimal filtering
 constexpr int64_t kMostImageChannels = 4;  // of an image, and of the skip connection beside it
 
 // ---- what each can take --------------------
@@ -30,7 +30,7 @@ RowOrder row_order(const View<T>& w) {
   return w.sw == 1 && w.sh == w.w && w.sc == taps ? RowOrder::kChannelsFirst : RowOrder::kNone;
 }
 
-// The windows that minimal filtering has, see winograd_tiles.h.
+// The windows that minimal filtering covers, see winograd_tiles.h.
 enum class Filter { kNone, kTaps3, kTaps3Stride2, kTaps5Stride2 };
 
 inline Filter filter_of(const Window& k) {
@@ -52,8 +52,8 @@ inline int64_t least_tiles(Filter filter) {
   }
 }
 
-// As torch itself sees it, so that a result has the layout that the library's convolution would give it: no empty
-// maps, no repeated rows, not the ambiguous map of one pixel.
+// Whether torch itself takes the map for channels_last, so that a result has the layout that the library's convolution
+// would give it: no empty maps, no repeated rows, not the ambiguous map of one pixel.
 inline bool is_channels_last(const Tensor& map) {
   if (map.numel() == 0 || map.size(1) < 2 || map.stride(1) != 1) return false;
   int64_t least = 1;
@@ -75,7 +75,7 @@ inline bool fits(const Tensor& map, const Tensor& weight) {
 
 // ---- the rule --------------------
 
-// Of any masked convolution: the library's, minimal filtering or patches.
+// Which convolution runs for any masked convolution: the library's, minimal filtering or patches.
 inline Convolution convolution_for(const Tensor& input, const Tensor& weight, const Window& k, int64_t groups) {
   if (groups != 1 || !fits(input, weight)) return Convolution::kLibrary;
   const int64_t outputs = input.size(0) * k.output_h(input.size(2)) * k.output_w(input.size(3));
@@ -84,7 +84,7 @@ inline Convolution convolution_for(const Tensor& input, const Tensor& weight, co
   return filter != Filter::kNone && outputs / 4 >= least_tiles(filter) ? Convolution::kWinograd : Convolution::kLibrary;
 }
 
-// Of the decoder's phases: the library's, minimal filtering or the layer that makes an image.
+// Which convolution runs for the decoder's phases: the library's, minimal filtering or the image layer.
 inline Convolution decoder_convolution_for(const Tensor& low, const Tensor& skip, const Tensor& weight) {
   if (is_wide_type(low) && is_channels_last(low) && low.size(1) >= kLeastChannels && is_channels_last(skip) &&
       skip.size(1) <= kMostImageChannels && weight.size(0) <= kMostImageChannels)
