@@ -1,11 +1,26 @@
-"""Build of the native code: two shared objects, compiled by ninja.
+"""Builds the native code with ninja: two libraries of operators and a small Python module.
+
+- ``msa_ops/_cpu.so``: the operators' schemas and CPU kernels. ``torch.ops.load_library`` loads it; it needs no Python.
+- ``msa_ops/_cuda.so``: the CUDA kernels, in builds that have nvcc.
+- ``msa_ops/_facts.<python>.so``: what the build was made with, for ``python -m msa_ops.info``.
 
 `torch.utils.cpp_extension` refuses CUDA sources wherever the installed torch is a CPU build. Ours are written against
 torch's stable ABI and need only its headers, so one wheel built on a machine without a GPU serves both kinds of torch;
 this file therefore drives ninja itself.
 
-Environment: MSA_OPS_NO_CUDA=1 leaves the CUDA part out, MSA_OPS_FORCE_CUDA=1 fails where it cannot be built,
-TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") picks architectures, MAX_JOBS limits parallel compilers, CXX the C++ compiler.
+Environment:
+    MSA_OPS_NO_CUDA=1      leaves the CUDA part out.
+    MSA_OPS_FORCE_CUDA=1   fails where the CUDA part cannot be built.
+    MSA_OPS_PORTABLE=1     builds the CPU kernels without their AVX2 versions, so that tests can run what a processor
+                           without AVX2 would. To have such a build beside the ordinary one:
+
+                               MSA_OPS_PORTABLE=1 MSA_OPS_NO_CUDA=1 python setup.py build_ext \\
+                                   --build-temp build/portable --build-lib build/portable
+                               MSA_OPS_LIBRARY_DIR=build/portable/msa_ops python -m pytest tests/ops
+
+    TORCH_CUDA_ARCH_LIST   picks architectures ("8.0;9.0+PTX").
+    MAX_JOBS               limits parallel compilers.
+    CXX                    is the C++ compiler.
 """
 
 import os
@@ -18,6 +33,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -25,9 +41,14 @@ OLDEST_TORCH = "2.11"  # the stable ABI target: binaries run on this torch and e
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
-CPP_SOURCES = ["csrc/library.cpp", "csrc/partial_conv/cpu.cpp", "csrc/pixel_attention/cpu.cpp"]
-CUDA_SOURCES = ["csrc/partial_conv/cuda.cu", "csrc/pixel_attention/cuda.cu"]
-CUDA_EXTENSION = "msa_ops._cuda"
+CPU, CUDA, FACTS = "msa_ops._cpu", "msa_ops._cuda", "msa_ops._facts"
+FACTS_SOURCE = "csrc/facts.cpp"
+
+
+def sources(suffix: str) -> list[str]:
+    """The operators' sources: every file with this suffix under csrc, so that a new operator changes nothing here."""
+    found = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "csrc").rglob(f"*{suffix}"))
+    return [file for file in found if file != FACTS_SOURCE]
 
 
 def parallel_jobs() -> int:
@@ -121,7 +142,7 @@ class NinjaBuild(build_ext):
         cxx = os.environ.get("CXX", "c++")
         nvcc, reason = choose_nvcc()
         archs = arch_list() if nvcc else ""
-        target = "0x{:02x}{:02x}000000000000".format(*map(int, OLDEST_TORCH.split(".")))
+        is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1"
         facts = {
             "MSA_COMPILER": first_line([cxx, "--version"], "."),
             "MSA_TORCH_HEADERS": torch.__version__,
@@ -129,22 +150,28 @@ class NinjaBuild(build_ext):
             "MSA_CUDA_COMPILER": first_line([nvcc, "--version"], "release") if nvcc else "none",
             "MSA_CUDA_ARCH_LIST": archs,
         }
-        common = [f"-DTORCH_TARGET_VERSION={target}", "-DTORCH_STABLE_ONLY", "-std=c++20", "-O3"]
-        common += system_includes(include_paths())
-        cxx_flags = [*common, *system_includes([sysconfig.get_paths()["include"], pybind11.get_include()])]
-        cxx_flags += [f'-D{name}="{value}"' for name, value in facts.items()]
-        cxx_flags += ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-        nvcc_flags = [*common, "-DUSE_CUDA", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+        target = "0x{:02x}{:02x}000000000000".format(*map(int, OLDEST_TORCH.split(".")))
+        common = ["-std=c++20", "-O3", f"-I{ROOT.resolve() / 'csrc'}"]
+        on_torch = [f"-DTORCH_TARGET_VERSION={target}", "-DTORCH_STABLE_ONLY", *system_includes(include_paths())]
+        cxx_flags = [*common, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+        cxx_flags += ["-DMSA_OPS_PORTABLE"] if is_portable else []
+        facts_flags = [f'-D{name}="{value}"' for name, value in facts.items()]
+        facts_flags += system_includes([sysconfig.get_paths()["include"], pybind11.get_include()])
+        nvcc_flags = [*common, *on_torch, "-DUSE_CUDA", "--expt-relaxed-constexpr"]
+        nvcc_flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", *arch_flags(archs)]
         # libtorch_cuda is reached through libtorch, so that the same link line serves every torch.
         libraries = [*(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+        compile_cxx = f"{quote(cxx)} -MD -MF $out.d {join(cxx_flags)}"
         lines = [
             "ninja_required_version = 1.8",
-            f"cxx_flags = {join(cxx_flags)}",
-            f"nvcc_flags = {join(nvcc_flags + arch_flags(archs))}",
             f"libraries = {join(libraries)}",
-            *rule("compile", f"{quote(cxx)} -MD -MF $out.d $cxx_flags -c $in -o $out", depfile=True),
-            *rule("link", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
-            *rule("compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d $nvcc_flags -c $in -o $out", depfile=True),
+            *rule("compile_cpu", f"{compile_cxx} {join(on_torch)} -c $in -o $out", depfile=True),
+            *rule("compile_facts", f"{compile_cxx} {join(facts_flags)} -c $in -o $out", depfile=True),
+            *rule(
+                "compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d {join(nvcc_flags)} -c $in -o $out", depfile=True
+            ),
+            *rule("link_cpu", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
+            *rule("link_facts", f"{quote(cxx)} -shared $in -o $out"),
             # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
             *rule(
                 "link_cuda",
@@ -153,32 +180,53 @@ class NinjaBuild(build_ext):
         ]
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        self.extensions = [e for e in self.extensions if nvcc or e.name != CUDA_EXTENSION]
+        self.extensions = [e for e in self.extensions if nvcc or e.name != CUDA]
         for extension in self.extensions:
-            suffix = "_cuda" if extension.name == CUDA_EXTENSION else ""
+            kind = extension.name.rpartition("_")[2]
             objects = []
             for source in extension.sources:
                 objects.append(path(build / (source.replace("/", ".") + ".o")))
-                lines.append(f"build {objects[-1]}: compile{suffix} {path((ROOT / source).resolve())}")
+                lines.append(f"build {objects[-1]}: compile_{kind} {path((ROOT / source).resolve())}")
             output = Path(self.get_ext_fullpath(extension.name)).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
-            lines.append(f"build {path(output)}: link{suffix} {' '.join(objects)}")
+            lines.append(f"build {path(output)}: link_{kind} {' '.join(objects)}")
         (build / "build.ninja").write_text("\n".join(lines) + "\n")
 
         jobs = parallel_jobs()
         where = f"CUDA for {archs}" if nvcc else "no CUDA"
-        print(f"msa_ops: building with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs", flush=True)
+        kernels = "portable CPU kernels" if is_portable else "CPU kernels"
+        print(
+            f"msa_ops: building {kernels} with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs",
+            flush=True,
+        )
         command = [sys.executable, "-m", "ninja", "-C", str(build), "-j", str(jobs)]
         if subprocess.run(command).returncode:
             sys.exit("msa_ops: the build failed; the compiler's message is above")
 
     def get_ext_filename(self, name):
-        # Plain library, no Python API: no interpreter tag. The name comes with or without its package.
-        is_cuda = name.split(".")[-1] == CUDA_EXTENSION.split(".")[-1]
-        return str(Path(*name.split("."))) + ".so" if is_cuda else super().get_ext_filename(name)
+        # The libraries of operators have no Python API, hence no interpreter tag. The name comes with or without its
+        # package.
+        is_plain = name.split(".")[-1] != FACTS.split(".")[-1]
+        return str(Path(*name.split("."))) + ".so" if is_plain else super().get_ext_filename(name)
+
+
+class WheelForEveryPython(bdist_wheel):
+    """Tags the wheel for every Python 3 of this platform (pyproject.toml says from which version on).
+
+    The libraries of operators have no Python API, so they serve all versions. pybind11 does not support the limited
+    API, so _facts serves the version that it was built with; with another one the operators run all the same, and
+    ``python -m msa_ops.info`` says why it cannot tell the build's facts.
+    """
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
 
 
 setup(
-    ext_modules=[Extension("msa_ops._C", CPP_SOURCES), Extension(CUDA_EXTENSION, CUDA_SOURCES)],
-    cmdclass={"build_ext": NinjaBuild},
+    ext_modules=[
+        Extension(CPU, sources(".cpp")),
+        Extension(CUDA, sources(".cu")),
+        Extension(FACTS, [FACTS_SOURCE]),
+    ],
+    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": WheelForEveryPython},
 )

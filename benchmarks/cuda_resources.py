@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 ARCHITECTURES = ("80", "90a")
+CSRC = Path(__file__).resolve().parents[1] / "csrc"  # what the sources' #include lines start from
 
 
 def compile_report(source: str, architecture: str, nvcc: str) -> str:
@@ -29,6 +31,7 @@ def compile_report(source: str, architecture: str, nvcc: str) -> str:
             "-DTORCH_STABLE_ONLY",
             "-DTORCH_TARGET_VERSION=0x020b000000000000",
             f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
+            f"-I{CSRC}",
             *(f"-isystem={path}" for path in include_paths()),
             "-c",
             source,

@@ -1,6 +1,6 @@
 """Fused, mask-aware operators for image inpainting."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from .convert import convert_partial_convs
 from .core.backends import not_supported_reasons

@@ -8,7 +8,7 @@
 
 namespace msa {
 
-// Elements a thread should have before it is worth waking.
+// A thread is worth waking for this many elements.
 constexpr int64_t kElementsPerThread = 16384;
 
 // Calls f(begin, end) for ranges that cover [0, items), in parallel where items × elements_per_item is worth it.

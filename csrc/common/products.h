@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
-#include "clones.h"
-#include "tensor.h"
+#include "common/clones.h"
+#include "common/tensor.h"
 
 namespace msa {
 

@@ -16,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -54,21 +55,24 @@ struct View {
   int64_t sn, sc, sh, sw;
 };
 
+// The tensor's elements. Reading them as const never marks the tensor as written.
 template <typename T>
-View<T> view(const Tensor& t) {
-  // const-ness follows T, so that reading an input never marks it as written.
-  T* data;
+T* data_of(const Tensor& t) {
   if constexpr (std::is_const_v<T>) {
-    data = static_cast<T*>(t.const_data_ptr());
+    return static_cast<T*>(t.const_data_ptr());
   } else {
-    data = static_cast<T*>(t.mutable_data_ptr());
+    return static_cast<T*>(t.mutable_data_ptr());
   }
-  const auto size = t.sizes();
-  const auto stride = t.strides();
-  return {data, size[0], size[1], size[2], size[3], stride[0], stride[1], stride[2], stride[3]};
 }
 
-// The one rule for the layout of maps: channels_last where the channel of `like` is its fastest dimension.
+template <typename T>
+View<T> view(const Tensor& t) {
+  const auto size = t.sizes();
+  const auto stride = t.strides();
+  return {data_of<T>(t), size[0], size[1], size[2], size[3], stride[0], stride[1], stride[2], stride[3]};
+}
+
+// The rule for the layout of maps: channels_last where the channel of `like` is its fastest dimension.
 inline bool wants_channels_last(const Tensor& like) { return like.stride(1) == 1 && like.size(1) > 1; }
 
 // An uninitialised map (N, C, H, W) with the dtype and device of `like`.
@@ -105,9 +109,9 @@ inline bool is_laid_out_as_its_copy(const Tensor& t) {
   return t.stride(1) == h * w && t.stride(2) == w && t.stride(3) == 1;
 }
 
-// The map in the given layout. A library's convolution chooses the layout of its results by rules that differ between
-// versions and devices (those for a map of one pixel, say); ours are promised, so that fake tensors can know them. A
-// copy is made only where the two differ, which no ordinary call does.
+// Returns the map in the given layout. Our results promise their layout, so that fake tensors can know it; a library's
+// convolution chooses one by rules that differ between versions and devices (for a map of one pixel, say). A copy is
+// made only where the two differ, which is rare.
 inline Tensor laid_out(const Tensor& t, bool channels_last) {
   if (!t.defined()) return t;
   const int64_t n = t.size(0), c = t.size(1), h = t.size(2), w = t.size(3);
@@ -167,7 +171,7 @@ inline std::pair<Tensor, Tensor> convolution_backward(const Tensor& grad_output,
 // when the library is loaded, null where torch has no such function.
 extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
-// The operator `function` with errors of the ATen calls inside it (out of memory, say) told in torch's own words.
+// The operator `function`, whose errors in ATen calls (out of memory, say) keep torch's own message.
 template <auto function>
 struct Explained;
 
@@ -186,6 +190,11 @@ struct Explained<function> {
 
 #define MSA_BOX(function) TORCH_BOX((&msa::Explained<&function>::call))
 
+// The device guard of the CPU, which has no current device to change.
+struct HostGuard {
+  explicit HostGuard(const Tensor&) {}
+};
+
 // Calls f with a value of the element type; `where` names the operator in the refusal.
 template <typename F>
 void dispatch_floating(ScalarType dtype, const char* where, const F& f) {
@@ -201,6 +210,17 @@ void dispatch_floating(ScalarType dtype, const char* where, const F& f) {
     default:
       STD_TORCH_CHECK(false, "msa_ops::", where, ": input must be float64, float32, float16 or bfloat16");
   }
+}
+
+// Refuses what dispatch_floating would, before anything is allocated.
+inline void check_floating(ScalarType dtype, const char* where) {
+  dispatch_floating(dtype, where, [](auto) {});
+}
+
+// Calls f with a value of the arithmetic type: float64 where the tensor is float64, else float32.
+template <typename F>
+void dispatch_accumulator(ScalarType dtype, const F& f) {
+  dtype == ScalarType::Double ? f(double()) : f(float());
 }
 
 // Calls f with an unsigned integer as wide as the element, for what only moves elements or clears them: zero is all

@@ -1,12 +1,20 @@
-"""Loads the compiled part, once, without ever failing: what is missing is remembered, with the reason. Triton is only
-looked for, and imported when first used."""
+"""Loads the compiled libraries, once, and never fails: what is missing is remembered with the reason.
+
+Triton is only looked for here, and imported when it is first used.
+
+Environment:
+    MSA_OPS_LIBRARY_DIR: the folder that ``_cpu.so``, ``_cuda.so`` and ``_facts`` are loaded from in place of the
+        package's own; for tests of another build (see ``MSA_OPS_PORTABLE`` in setup.py).
+"""
 
 from __future__ import annotations
 
-import importlib
+import importlib.machinery
 import importlib.util
 import os
 import shutil
+import types
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -14,16 +22,26 @@ import torch
 OLDEST_TORCH = (2, 11)
 
 
+def library_folder() -> Path:
+    """The folder that holds the compiled libraries."""
+    return Path(os.environ.get("MSA_OPS_LIBRARY_DIR") or str(files("msa_ops")))
+
+
+def _load(library: Path) -> str | None:
+    """Loads a library, which registers its operators with torch; returns why not, or None."""
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:  # newer torches keep the loader's own words in the cause
+        return f"msa_ops/{library.name} does not load ({error.__cause__ or error})"
+    return None
+
+
 def _load_cpu() -> str | None:
     """Registers the operators' schemas and CPU kernels; returns why not, or None."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
         return f"torch {torch.__version__} is older than {'.'.join(map(str, OLDEST_TORCH))}"
-    try:
-        importlib.import_module("msa_ops._C")
-    except ImportError as error:
-        return f"the compiled module msa_ops._C does not load ({error})"
-    return None
+    return _load(library_folder() / "_cpu.so")
 
 
 def _load_cuda(missing_cpu: str | None) -> str | None:
@@ -32,19 +50,15 @@ def _load_cuda(missing_cpu: str | None) -> str | None:
         return missing_cpu
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
-    library = Path(__file__).parents[1] / "_cuda.so"
+    library = library_folder() / "_cuda.so"
     if not library.exists():
         return "msa_ops was built without CUDA (msa_ops/_cuda.so is missing)"
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        return f"msa_ops/_cuda.so does not load ({error})"
-    return None
+    return _load(library)
 
 
 def _find_triton(missing_cpu: str | None) -> str | None:
     """Why the Triton kernels cannot be used, or None."""
-    if missing_cpu:  # their operators take the schemas of the compiled ones
+    if missing_cpu:  # the Triton operators have the schemas of the compiled ones
         return missing_cpu
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
@@ -52,6 +66,24 @@ def _find_triton(missing_cpu: str | None) -> str | None:
     if not any(shutil.which(name) for name in compilers if name):
         return "triton needs a C compiler when it first runs a kernel, and none was found (CC, gcc, clang, cc)"
     return None
+
+
+def load_facts() -> types.ModuleType | str:
+    """The module ``_facts``, which knows how the libraries were built, or why it is not there.
+
+    It is a Python extension and serves one version of Python, unlike the libraries of operators.
+    """
+    folder = library_folder()
+    spec = importlib.machinery.PathFinder.find_spec("msa_ops._facts", [str(folder)])
+    if spec is None or spec.loader is None:
+        pythons = sorted(file.name.split(".")[1] for file in folder.glob("_facts.*.so"))
+        return f"_facts was built for {' and '.join(pythons)}, not for this Python" if pythons else "_facts is missing"
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        return f"_facts does not load ({error})"
+    return module
 
 
 #: Why the kernels of a backend cannot be used; None where they can.
