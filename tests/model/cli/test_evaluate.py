@@ -11,7 +11,9 @@ from torch import nn
 
 import msa_model
 from msa_model import cli
+from msa_model.cli.evaluate import METHODS
 from msa_model.evaluate import learned_metrics, report
+from msa_model.evaluate.fills import FILLS
 
 SIZE = 64
 
@@ -166,6 +168,10 @@ def test_one_clear_message(folders, capsys, arguments, code, said):
     assert lines[0].startswith("msa evaluate: error: ")
     assert said in lines[0]
     assert not list((folders / "out").glob("*")) if (folders / "out").exists() else True
+
+
+def test_the_methods_are_all_classical_fills():
+    assert tuple(FILLS) == METHODS
 
 
 def test_fid_without_torch_fidelity_says_so(folders, capsys, monkeypatch):

@@ -275,36 +275,31 @@ def one_of_two(rank, folder):
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_share_statistics_and_gradients(tmp_path):
+    """With `sync` two processes compute what one does with the joined batch, without it each has its own statistics.
 
+    A generator under DistributedDataParallel learns as one process does. All this is one test because the processes
+    take long to start.
+    """
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_two_processes_have_the_statistics_of_the_joined_batch(two_processes, split):
-    batch = joined_batch()
-    expected = run_layer(*batch)
-    found = [results[split] for results in two_processes]
-    for name in ("y", "x"):
-        torch.testing.assert_close(torch.cat([f[name] for f in found]), expected[name], rtol=1e-9, atol=1e-10)
-    for name in ("weight", "bias"):  # each process has its own share
-        torch.testing.assert_close(found[0][name] + found[1][name], expected[name], rtol=1e-9, atol=1e-10)
-    for name in ("mean", "var"):
-        assert torch.equal(found[0][name], found[1][name])
-        torch.testing.assert_close(found[0][name], expected[name])
+    expected = run_layer(*joined_batch())
+    for split in SPLITS:
+        found = [results[split] for results in both]
+        for name in ("y", "x"):
+            torch.testing.assert_close(torch.cat([f[name] for f in found]), expected[name], rtol=1e-9, atol=1e-10)
+        for name in ("weight", "bias"):  # each process has its own share
+            torch.testing.assert_close(found[0][name] + found[1][name], expected[name], rtol=1e-9, atol=1e-10)
+        for name in ("mean", "var"):
+            assert torch.equal(found[0][name], found[1][name])
+            torch.testing.assert_close(found[0][name], expected[name])
 
-
-def test_without_sync_each_process_has_its_own(two_processes):
     for rank, part in enumerate(SPLITS["uneven"]):
-        expected = run_layer(*(t[part] for t in joined_batch()))
-        torch.testing.assert_close(two_processes[rank]["uneven alone"], expected)
+        torch.testing.assert_close(both[rank]["uneven alone"], run_layer(*(t[part] for t in joined_batch())))
 
-
-def test_a_generator_under_distributed_data_parallel_learns_as_one_with_the_joined_batch(two_processes):
     expected = run_generator(lambda generator: generator, *generator_batch())
-    for results in two_processes:
+    for results in both:
         assert results["generator"].keys() == expected.keys()
         for name, wanted in expected.items():
             torch.testing.assert_close(results["generator"][name], wanted, rtol=1e-7, atol=1e-10, msg=name)

@@ -17,7 +17,7 @@ def widths(base, depth):
 
 
 def released_state(base=BASE, depth=8, seed=0):
-    """A state dict of the released generator's layout (SPEC 4), every tensor random."""
+    """A state dict of the released generator's layout , every tensor random."""
     torch.manual_seed(seed)
     state, w = {}, widths(base, depth)
 
@@ -50,7 +50,7 @@ def released_state(base=BASE, depth=8, seed=0):
     return state
 
 
-# ---- the released network, from SPEC 2-4 alone ---------------------------------------------------------------------
+# ---- the released network, from its description ---------------------------------------------------------------------
 
 
 def partial_conv(x, mask, weight, bias, stride, padding):
@@ -74,7 +74,7 @@ def batch_norm(x, state, name):
 
 
 def attention(features, mask):
-    """The closed form of SPEC 3, sample by sample, with every pixel of the map as a 1×1 filter."""
+    """The closed form, sample by sample, with every pixel of the map as a 1×1 filter."""
     result = []
     for x, m in zip(features, mask, strict=True):
         keys = (m * x + 1e-7).flatten(1)

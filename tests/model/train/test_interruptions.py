@@ -26,7 +26,7 @@ def test_a_run_without_torchrun_has_one_process():
     assert (processes.rank, processes.world, processes.device) == (0, 1, torch.device("cpu"))
 
 
-#: Trains, and kills its own process at step `last`, if that is given.
+#: Trains, and kills its own process after step 4.
 KILLED = """
     import functools, os, signal, sys
     from msa_model import Discriminator
