@@ -121,7 +121,7 @@ def test_masks_of_any_dtype_mean_the_same(kind):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("valid", [0, 1, 2, 41, 42])
 @pytest.mark.parametrize("empty", [False, True])
-def test_empty_and_single_pixel_regions_are_finite(dtype, valid, empty):
+def test_empty_and_single_pixel_regions_give_finite_results(dtype, valid, empty):
     x = (100 * torch.randn(1, 3, 6, 7)).to(dtype).requires_grad_()
     mask = (torch.randperm(42) < valid).view(1, 1, 6, 7)
     filled = mask & False if empty else None
@@ -142,7 +142,7 @@ def test_empty_and_single_pixel_regions_are_finite(dtype, valid, empty):
         assert not x.grad.any()
 
 
-def test_what_is_not_filled_does_not_matter():
+def test_values_at_unfilled_positions_are_ignored():
     x, mask, filled = example()
     layer = layer_of()
     expected = layer(x, mask, filled)
@@ -156,7 +156,7 @@ def test_what_is_not_filled_does_not_matter():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_statistics_of_half_precision_are_float32(dtype):
+def test_statistics_of_half_precision_inputs_are_float32(dtype):
     """A mean far from zero, of more values than half precision counts."""
     x = (torch.randn(4, 2, 64, 64) + 50).to(dtype)
     mask = torch.rand(4, 1, 64, 64) > 0.5
@@ -190,7 +190,7 @@ def test_second_order_is_refused():
         grad.sum().backward()
 
 
-def test_what_does_not_fit_is_refused():
+def test_inputs_that_do_not_fit_are_refused():
     x, mask, _ = example()
     layer = layer_of()
     with pytest.raises(

@@ -142,7 +142,7 @@ def test_forward_is_the_released_one_to_float32_rounding(tmp_path):
     assert (ours - exact).abs().max() < 2 * rounding + 1e-6
 
 
-def test_every_weight_counts(tmp_path):
+def test_every_weight_changes_the_prediction(tmp_path):
     """So that the comparison above would see a key that maps to the wrong place."""
     state = {name: t.double() for name, t in released_state(2, 4).items()}
     image, mask = torch.rand(1, 3, 32, 32).double(), (torch.rand(1, 1, 32, 32) > 0.3).double()
@@ -231,7 +231,7 @@ def test_other_weights_are_named(tmp_path, change, message):
     assert str(caught.value).startswith(f"msa_model.load_released: {path} ")
 
 
-def test_files_that_are_none_are_named(tmp_path):
+def test_files_of_another_kind_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^msa_model\.load_released: no weights at .*missing\.pth$"):
         load_released(tmp_path / "missing.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")
