@@ -41,7 +41,7 @@ def test_the_prediction_is_clamped(one_colour):
     assert torch.equal(result[0, :, 0, 0], torch.tensor([0.0, 0.5, 1.0]))
 
 
-def test_what_lies_in_holes_never_reaches_the_generator(one_colour):
+def test_values_in_holes_never_reach_the_generator(one_colour):
     image, mask = random_case()
     image = torch.where(mask, image, torch.nan)
     generator = one_colour()
@@ -74,7 +74,7 @@ def test_the_result_has_the_dtype_of_the_image_and_the_generator_its_own(one_col
     assert half.calls[0][0].dtype == half.calls[0][1].dtype == torch.float16
 
 
-def test_evaluation_mode_is_a_loan(one_colour):
+def test_training_flags_are_restored(one_colour):
     image, mask = random_case()
     generator = one_colour().train()
     generator.inner.eval()  # frozen, as in fine-tuning
@@ -83,7 +83,7 @@ def test_evaluation_mode_is_a_loan(one_colour):
     assert (generator.training, generator.inner.training) == (True, False)
 
 
-def test_evaluation_mode_is_given_back_after_an_error():
+def test_training_flags_are_restored_after_an_error():
     class Fails(nn.Module):
         def forward(self, image, mask):
             raise RuntimeError("no")
@@ -94,7 +94,7 @@ def test_evaluation_mode_is_given_back_after_an_error():
     assert generator.training
 
 
-def test_no_gradients_but_an_ordinary_tensor(one_colour):
+def test_the_result_is_an_ordinary_tensor_without_gradients(one_colour):
     image, mask = random_case()
     result = inpaint(one_colour(), image.requires_grad_(), mask)
     assert not result.requires_grad
@@ -133,7 +133,7 @@ IMAGE = torch.rand(2, 3, 4, 5)
         (Image.new("LAB", (5, 4)), Image.new("L", (5, 4)), "mode LAB is not supported"),
     ],
 )
-def test_refusals(one_colour, image, mask, message):
+def test_inputs_that_do_not_fit_are_refused(one_colour, image, mask, message):
     with pytest.raises(ValueError, match=f"msa_model.inpaint: .*{message}"):
         inpaint(one_colour(), image, mask)
 
@@ -160,7 +160,7 @@ def test_the_real_generator_takes_any_size(small_generator, size):
 
 
 @pytest.mark.gpu
-def test_the_generator_runs_where_it_is_and_the_result_comes_back(one_colour):
+def test_the_generator_runs_on_its_device_and_the_result_returns_to_the_images(one_colour):
     image, mask = random_case()
     generator = one_colour().cuda()
     result = inpaint(generator, image, mask)
@@ -264,7 +264,7 @@ def test_bilevel_images_are_thresholded_at_a_half(one_colour):
 
 
 @pytest.mark.parametrize(("mode", "bad"), [("I", 65536), ("I", -1), ("F", 1.5), ("F", float("nan"))])
-def test_deep_grey_out_of_range_is_refused_where_it_counts(one_colour, mode, bad):
+def test_deep_grey_out_of_range_is_refused_outside_the_hole(one_colour, mode, bad):
     image, hole = random_image(mode), random_hole()
     image.paste(bad, mask=mask_of(hole).convert("1"))
     inpaint(one_colour(), image, mask_of(hole))  # in the hole it does not count
@@ -296,12 +296,12 @@ def test_without_a_hole_the_generator_does_not_run(one_colour):
     assert not generator.calls
 
 
-def test_a_prediction_that_is_not_finite_is_no_picture(one_colour):
+def test_a_pil_prediction_that_is_not_finite_is_refused(one_colour):
     with pytest.raises(FloatingPointError, match="prediction is not finite"):
         inpaint(one_colour((0.0, float("nan"), 0.0)), random_image("RGB"), mask_of(random_hole()))
 
 
-def test_a_pil_image_gets_what_its_tensor_gets(small_generator):
+def test_a_pil_image_and_its_tensor_give_the_same_result(small_generator):
     image, hole = random_image("RGB"), random_hole()
     result = inpaint(small_generator, image, mask_of(hole))
     tensor = torch.from_numpy(np.asarray(image) / np.float32(255)).permute(2, 0, 1)[None]

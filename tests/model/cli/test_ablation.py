@@ -12,7 +12,7 @@ from ..train.tiny import TINY
 TWO_STEPS = [*TINY, "--steps", "2", "--loss.adversarial", "0"]  # without the discriminator, which takes most time
 
 
-def test_it_trains_compares_and_says_what_it_left_out(tmp_path, capsys):
+def test_it_trains_compares_and_notes_what_it_left_out(tmp_path, capsys):
     variants = "ours,no-perceptual-no-style,no-attention,region-norm"
     arguments = ["--only", variants, "--count", "3", "--shown", "2", *TWO_STEPS, "--out", str(tmp_path)]
     assert cli.main(["ablation", *arguments]) == 0

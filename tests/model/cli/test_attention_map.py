@@ -102,7 +102,7 @@ def test_one_clear_message(files, capsys, changes, code, said):
     assert (files / "image.png").read_bytes() == before
 
 
-def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
+def test_without_weights_those_of_the_package_are_used_and_noted(files, capsys):
     arguments = [str(files / name) for name in ("image.png", "mask.png")]
     assert cli.main(["attention-map", *arguments, "-o", str(files / "map.png"), "--device", "cpu"]) == 0
     assert "note: the demo's weights" in capsys.readouterr().err

@@ -1,13 +1,13 @@
-"""The weights that come with the package, and the demo that shows them."""
+"""`msa demo`, and the weights that come with the package."""
 
 import numpy as np
 import pytest
 import torch
-from msa_model.evaluation_inputs import FIRST_HELD_OUT_FACADE
 from PIL import Image
 
-from msa_model import Generator, demo, inpaint
-from msa_model.data import RATIO_BINS, BrushMasks, Facades
+from msa_model import Generator, cli, inpaint
+from msa_model.cli import demo
+from msa_model.data import FIRST_HELD_OUT_FACADE, RATIO_BINS, BrushMasks, Facades
 from msa_model.evaluate.fills import FILLS
 from msa_model.weights import demo_weights
 
@@ -44,7 +44,7 @@ def test_psnr_counts_hole_pixels_only():
 
 def test_demo_writes_its_pictures_and_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "forward_times", lambda device: {"auto": 1.0, "reference": 2.0})
-    assert demo.main(["--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert cli.main(["demo", "--out", str(tmp_path), "--device", "cpu"]) == 0
     picture = Image.open(tmp_path / "demo.png")
     assert picture.width == 4 * (2 * demo.SIZE + 8) + 8
     assert len(np.unique(np.asarray(picture))) > 100

@@ -11,7 +11,9 @@ from torch import nn
 
 import msa_model
 from msa_model import cli
+from msa_model.cli.evaluate import METHODS
 from msa_model.evaluate import learned_metrics, report
+from msa_model.evaluate.fills import FILLS
 
 SIZE = 64
 
@@ -60,7 +62,7 @@ def test_synthetic_facades_and_brush(tmp_path, weights, capsys):
     assert run(*arguments, "-o", tmp_path / "a") == 0
     said = capsys.readouterr()
     assert "holes 10-20%, 2 images" in said.out
-    assert "(R, G, B) applied to (B, G, R)" in said.out  # the paper's script is odd, and the reader is told
+    assert "(R, G, B) applied to (B, G, R)" in said.out  # the oddity of the paper's script is mentioned
     assert said.err == "" or "evaluate" in said.err  # a progress bar
     content = json.loads((tmp_path / "a/evaluation.json").read_text())
     methods = ["mean-colour", "telea", "navier-stokes", "biharmonic", "tiny"]
@@ -107,7 +109,7 @@ def in_folders(folders, *arguments):
     return run(*given, "-o", folders / "out", *arguments)
 
 
-def test_folders_beside_the_papers_figures(folders, capsys, alexnet):
+def test_folders_with_the_figures_of_the_paper(folders, capsys, alexnet):
     assert in_folders(folders, "--dataset", "celeba", "--lpips", alexnet) == 0
     out, err = capsys.readouterr()
     assert "holes 10-20%, 2 images" in out
@@ -168,6 +170,10 @@ def test_one_clear_message(folders, capsys, arguments, code, said):
     assert not list((folders / "out").glob("*")) if (folders / "out").exists() else True
 
 
+def test_the_methods_are_all_classical_fills():
+    assert tuple(FILLS) == METHODS
+
+
 def test_fid_without_torch_fidelity_says_so(folders, capsys, monkeypatch):
     import torchmetrics.image.fid
 
@@ -195,7 +201,7 @@ def test_wrong_usage(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_weights_of_one_name_keep_apart(folders, weights, tmp_path, no_plot):
+def test_weights_with_equal_names_are_told_apart(folders, weights, tmp_path, no_plot):
     (tmp_path / "other").mkdir()
     torch.manual_seed(1)
     msa_model.Generator(base_width=4, depth=4).save(tmp_path / "other/tiny.safetensors")

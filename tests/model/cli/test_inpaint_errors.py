@@ -41,7 +41,7 @@ def test_truncated_and_empty_files(run, files, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [W * H - 1, W * H // 3])  # Pillow's warning, Pillow's error
-def test_image_bombs_are_refused_with_the_limit(run, files, monkeypatch, limit):
+def test_images_with_too_many_pixels_are_refused_with_the_limit(run, files, monkeypatch, limit):
     image, mask, out = files
     Image.new("L", (3, 3), 255).save(mask)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -49,7 +49,7 @@ def test_image_bombs_are_refused_with_the_limit(run, files, monkeypatch, limit):
     assert not out.exists()
 
 
-def test_what_is_not_there(run, files, tmp_path):
+def test_missing_files_are_named(run, files, tmp_path):
     image, mask, out = files
     one_error(run(tmp_path / "none.png", mask, "-o", out), "none.png: no such file or folder")
     one_error(run(image, tmp_path / "none.png", "-o", out), "none.png: no such file or folder")
@@ -58,7 +58,7 @@ def test_what_is_not_there(run, files, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_outputs_that_cannot_be(run, files, folders, generator, tmp_path):
+def test_impossible_outputs_are_refused(run, files, folders, generator, tmp_path):
     image, mask, out = files
     source, masks, _ = folders
     (tmp_path / "file").touch()
@@ -90,7 +90,7 @@ def test_inputs_are_never_overwritten(run, files, folders, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("bad\nencoder")])
-def test_nothing_half_written_is_left(run, files, monkeypatch, error):
+def test_no_partly_written_file_is_left(run, files, monkeypatch, error):
     image, mask, out = files
     out.write_bytes(b"the old result")
 
@@ -108,7 +108,7 @@ def test_nothing_half_written_is_left(run, files, monkeypatch, error):
     assert not left_behind(out.parent)
 
 
-def test_an_interrupted_write_leaves_nothing_either(run, files, monkeypatch):
+def test_an_interrupted_write_leaves_no_file(run, files, monkeypatch):
     image, mask, out = files
 
     def interrupted(self, file, **options):
@@ -146,7 +146,7 @@ def test_running_out_of_memory_is_one_bad_file(run, folders, generator, monkeypa
     assert len(outputs(out)) == 3
 
 
-def test_a_bug_is_not_dressed_up_as_a_bad_file(run, files, generator, monkeypatch):
+def test_a_bug_is_not_reported_as_a_bad_file(run, files, generator, monkeypatch):
     def bug(image, mask):
         raise RuntimeError("a bug")
 
@@ -161,7 +161,7 @@ def test_a_prediction_that_is_not_finite(run, files, one_colour, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_dtype_is_autocast(run, files, generator, monkeypatch, dtype):
+def test_dtype_chooses_the_type_of_autocast(run, files, generator, monkeypatch, dtype):
     seen = []
     forward = generator.forward
 
@@ -196,7 +196,7 @@ def test_weights_missing_or_damaged(files, tmp_path, capsys, small_generator):
     assert not out.exists()
 
 
-def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
+def test_without_weights_those_of_the_package_are_used_and_noted(files, capsys):
     image, mask, out = files
     assert cli.main(["inpaint", str(image), str(mask), "-o", str(out), "--device", "cpu"]) == 0
     assert "note: the demo's weights, trained on rendered facades" in capsys.readouterr().err
@@ -204,7 +204,7 @@ def test_without_weights_the_demos_are_used_and_said_so(files, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_cuda_asked_for_but_not_there(files, tmp_path, capsys, monkeypatch):
+def test_missing_cuda_devices_are_refused(files, tmp_path, capsys, monkeypatch):
     image, mask, out = files
     (tmp_path / "weights").touch()
     arguments = [image, mask, "-o", out, "--weights", tmp_path / "weights", "--device"]
@@ -221,7 +221,7 @@ def test_missing_extra_is_named(run, files, monkeypatch, capsys):
     assert (code, lines) == (1, ["msa inpaint: error: tqdm is missing: pip install 'msa-ops[model]'"])
 
 
-def test_the_real_thing_end_to_end(files, folders, tmp_path, small_generator):
+def test_another_process_with_saved_weights_and_the_network_itself(files, folders, tmp_path, small_generator):
     """As a user runs it: another process, saved weights, the network itself."""
     source, masks, out = folders
     (source / "b.jpg").write_bytes(b"")

@@ -19,7 +19,7 @@ def test_threshold_and_inversion(run, files):
         assert np.array_equal(array(out), expected)
 
 
-def test_a_mask_of_another_size_is_resized_to_the_nearest_pixel_and_said(run, files):
+def test_a_mask_of_another_size_is_resized_to_the_nearest_pixel_and_noted(run, files):
     image, mask, out = files
     hole_mask((W // 2, H // 2), left=1).save(mask)
     code, lines = run(image, mask, "-o", out)
@@ -85,7 +85,7 @@ def test_one_bad_file_does_not_stop_the_rest(run, folders):
     assert lines[2] == "msa inpaint: error: 2 of 4 images failed"
 
 
-def test_two_masks_of_one_stem(run, folders):
+def test_of_two_masks_with_one_stem_the_images_suffix_decides(run, folders):
     source, masks, out = folders
     hole_mask(left=9).save(masks / "a.png")  # the image's own suffix wins
     hole_mask(left=9).save(masks / "b.tif")  # b.jpg has b.bmp and b.tif: which?

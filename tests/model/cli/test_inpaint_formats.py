@@ -89,7 +89,7 @@ def test_tiff_keeps_a_lossless_compression(run, tmp_path, compression):
         ("LA", ".webp", "RGBA", "written as RGBA, as WEBP has no LA"),
     ],
 )
-def test_another_output_format_converts_and_says_so(run, tmp_path, mode, suffix, written, said):
+def test_another_output_format_converts_the_mode_and_notes_it(run, tmp_path, mode, suffix, written, said):
     picture(mode).save(tmp_path / "a.tif")
     hole_mask().save(tmp_path / "mask.png")
     code, lines = run(tmp_path / "a.tif", tmp_path / "mask.png", "-o", tmp_path / f"out{suffix}")
@@ -145,7 +145,7 @@ def test_sixteen_bits_per_colour_channel_are_not_lost_silently(run, tmp_path):
     assert "16 bits per channel of a colour image are read as 8" in lines[0]
 
 
-def test_only_the_first_of_several_pictures_and_said(run, tmp_path):
+def test_only_the_first_of_several_pictures_is_used_and_noted(run, tmp_path):
     picture().save(tmp_path / "a.tif", save_all=True, append_images=[Image.new("RGB", (3, 3))])
     hole_mask().save(tmp_path / "mask.png")
     code, lines = run(tmp_path / "a.tif", tmp_path / "mask.png", "-o", tmp_path / "out.tif")

@@ -38,7 +38,7 @@ def test_wrong_configurations_are_wrong_usage(capsys, arguments, said):
         (KeyboardInterrupt(), 130, "interrupted; checkpoints are in runs/x"),
     ],
 )
-def test_what_stops_a_run_is_one_line(monkeypatch, capsys, error, code, said):
+def test_errors_of_a_run_are_one_line(monkeypatch, capsys, error, code, said):
     def stop(config):
         raise error
 

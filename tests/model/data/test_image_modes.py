@@ -32,7 +32,7 @@ KEYED.info["transparency"] = (255, 255, 255)
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_what_the_generator_sees_of_a_mode(image, seen):
+def test_colours_of_each_mode(image, seen):
     assert image_modes.to_rgb(image) == pytest.approx(np.array(seen, np.float32).reshape(1, 1, 3), abs=1e-6)
 
 

@@ -22,7 +22,7 @@ def test_an_epoch_takes_every_image_once_and_epochs_differ():
     assert len(orders) == 4  # another order each epoch, and with another seed
 
 
-def test_what_does_not_fill_a_batch_waits_for_another_epoch():
+def test_images_that_do_not_fill_a_batch_are_left_out_of_the_epoch():
     batches = list(d.StepSampler(11, 4, steps=400))
     assert all(len({index for index, _ in batches[i] + batches[i + 1]}) == 8 for i in range(0, 400, 2))
     counts = np.bincount([index for index, _ in itertools.chain(*batches)], minlength=11)

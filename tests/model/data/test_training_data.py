@@ -112,7 +112,7 @@ def test_default_limit_is_a_hundredth_and_at_least_ten(photos):
             data.skipped.add(["image\tone-more.png: broken"])
 
 
-def test_blank_and_unreadable_masks_are_passed_over(corner, photos):
+def test_blank_and_unreadable_masks_are_skipped(corner, photos):
     for number in range(30):  # more blank ones than the limit of unreadable ones
         save(corner / f"blank{number}.png", np.full((8, 8), 255 * (number % 2)))
     (corner / "broken.png").write_bytes(b"")
@@ -125,7 +125,7 @@ def test_blank_and_unreadable_masks_are_passed_over(corner, photos):
     assert len(loader.skipped.lines["mask"]) == 1
 
 
-def test_messages(tmp_path, photos):
+def test_wrong_arguments_are_named(tmp_path, photos):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("")

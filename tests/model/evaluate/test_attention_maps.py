@@ -68,7 +68,7 @@ def test_the_place_looked_at_is_the_one_whose_features_are_the_same(height, widt
     assert stage.index[stage.hole].tolist() == wanted.tolist()
 
 
-def test_all_hole_looks_nowhere():
+def test_without_background_no_cell_looks_anywhere():
     generator = make_generator()
     _, stages = maps.attention_maps(generator, torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32))
     assert all((stage.index == -1).all() and stage.hole.all() for stage in stages)
@@ -81,7 +81,7 @@ def test_the_generator_is_left_as_it_was():
     assert not any(block._forward_pre_hooks for block in generator.attention.values())
 
 
-def test_refusals():
+def test_inputs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="no attention stage"):
         maps.attention_maps(make_generator(attention_levels=()), *picture())
     image, mask = picture()

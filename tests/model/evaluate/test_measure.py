@@ -42,7 +42,7 @@ def test_means_over_images_of_the_composites():
         for name, measure in measures.items():
             wanted = np.mean([measure(c, truth) for c, (truth, _) in zip(composites, pairs, strict=True)])
             assert rows[0].figures[protocol][name] == pytest.approx(wanted, rel=1e-12)
-    assert all((image[~valid] == 0).all() for image, valid in seen)  # no method sees the truth
+    assert all((image[~valid] == 0).all() for image, valid in seen)  # no method gets the truth
 
 
 def test_results_equal_to_the_truth_are_counted_and_left_out_of_the_psnr():
@@ -63,7 +63,7 @@ def test_no_pair_gives_no_row():
     assert evaluate_bin({"mean-colour": FILLS["mean-colour"]}, BIN, []) == []
 
 
-def test_a_network_fills_as_inpaint_does(small_generator):
+def test_a_network_fill_equals_inpaint(small_generator):
     image, valid = noise(), hole(20)
     filled = network_fill(small_generator)(np.where(valid[..., None], image, np.uint8(0)), valid)
     mask = Image.fromarray(~valid)

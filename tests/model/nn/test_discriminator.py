@@ -48,7 +48,7 @@ def test_a_logit_sees_70_pixels():
     assert rows[-1] - rows[0] + 1 == 70
 
 
-def test_evaluation_changes_nothing_and_training_moves_the_norms():
+def test_only_training_mode_updates_the_norms():
     discriminator = Discriminator(4).eval()
     before = {name: t.clone() for name, t in discriminator.state_dict().items()}
     image = torch.rand(1, 3, 32, 32)
@@ -60,7 +60,7 @@ def test_evaluation_changes_nothing_and_training_moves_the_norms():
     assert changed == {name for name in before if name.endswith(("_u", "_v")) and not name.startswith("layers.4")}
 
 
-def test_real_and_fake_in_turn_before_one_backward():
+def test_two_forwards_before_one_backward():
     discriminator = Discriminator(4)
     loss = discriminator(torch.rand(2, 3, 32, 32)).mean() - discriminator(torch.rand(2, 3, 32, 32)).mean()
     loss.backward()
@@ -98,6 +98,6 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         Discriminator(4)(torch.rand(shape))
 
 
-def test_a_width_of_nothing_is_refused():
+def test_a_width_of_zero_is_refused():
     with pytest.raises(ValueError, match=r"msa_model.Discriminator: base_width must be positive, got 0"):
         Discriminator(0)

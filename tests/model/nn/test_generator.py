@@ -60,7 +60,7 @@ def test_fused_and_reference_operators_agree_in_outputs_and_gradients(variant, m
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (17, 1), (16, 16), (33, 47)])
-def test_any_size_goes_through(size):
+def test_any_size_is_accepted(size):
     generator = Generator(**TINY).eval()
     image, mask = example(1, *size)
     with torch.no_grad():
@@ -70,14 +70,14 @@ def test_any_size_goes_through(size):
 
 
 @pytest.mark.parametrize("fill", [0, 1])
-def test_all_hole_and_no_hole_are_finite_with_finite_gradients(fill):
+def test_all_hole_and_no_hole_give_finite_gradients(fill):
     generator = Generator(**TINY)
     image, _ = example(2, 32, 32)
     generator(image, torch.full((2, 1, 32, 32), float(fill))).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in generator.parameters())
 
 
-def test_what_lies_under_the_holes_does_not_matter():
+def test_values_in_holes_do_not_change_the_prediction():
     generator = Generator(**TINY).eval()
     image, mask = example()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_stage_masks_are_the_images_own_mask_reduced():
     assert strict.flatten().tolist() == [False, True, True, True]
 
 
-def test_one_value_per_channel_cannot_train_and_says_so():
+def test_one_value_per_channel_cannot_be_trained_on():
     generator = Generator(**TINY)
     with pytest.raises(ValueError, match="single value per channel"):
         generator(*example(1, 16, 16))

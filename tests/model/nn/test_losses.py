@@ -96,7 +96,7 @@ def test_terms_follow_their_equations(vgg, variant):
     assert total.dtype == torch.double
 
 
-def test_weights_are_the_constructors_and_terms_stay_unweighted(vgg):
+def test_weights_are_arguments_and_terms_stay_unweighted(vgg):
     prediction, truth, mask, logits = example()
     weights = {name: 0.5 + i for i, name in enumerate(TERMS)}
     ours = InpaintingLoss(vgg, **weights)
@@ -114,7 +114,7 @@ def test_discriminator_loss_is_eq_16():
     assert found == pytest.approx(slow_cross_entropy(real, 1) + slow_cross_entropy(fake, 0))
 
 
-def test_sure_logits_lose_neither_value_nor_gradient():
+def test_extreme_logits_have_exact_values_and_finite_gradients():
     for extreme in (1e4, -1e4):
         logits = torch.full((1, 1, 2, 2), extreme, dtype=torch.float16, requires_grad=True)
         adversarial = InpaintingLoss(None).generator_terms(*example(dtype=torch.float32)[:3], logits)["adversarial"]
@@ -137,7 +137,7 @@ def test_gradients_are_those_of_finite_differences(vgg):
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_the_truths_features_have_no_graph_and_the_rest_one_pass(vgg, variant, monkeypatch):
+def test_features_of_the_truth_have_no_graph_and_all_others_come_from_one_pass(vgg, variant, monkeypatch):
     passes = []
     forward = VGG16Features.forward
     monkeypatch.setattr(
@@ -153,7 +153,7 @@ def test_the_truths_features_have_no_graph_and_the_rest_one_pass(vgg, variant, m
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_all_hole_and_no_hole_are_finite(vgg, fill, variant):
+def test_all_hole_and_no_hole_give_finite_losses(vgg, fill, variant):
     prediction, truth, mask, logits = example()
     loss = InpaintingLoss(vgg, variant=variant)
     total, terms = loss.generator_loss(prediction.requires_grad_(), truth, torch.full_like(mask, fill), logits)
@@ -165,7 +165,7 @@ def test_all_hole_and_no_hole_are_finite(vgg, fill, variant):
     assert (terms["valid"] == 0) == (not fill)
 
 
-def test_a_perfect_prediction_costs_only_its_variation(vgg):
+def test_a_perfect_prediction_has_total_variation_only(vgg):
     _, truth, mask, _ = example()
     terms = InpaintingLoss(vgg, variant="released").generator_terms(truth, truth, mask, None)
     assert {name for name, term in terms.items() if term != 0} == {"total_variation"}
@@ -260,7 +260,7 @@ def test_a_step_waits_for_no_gpu():
 # ---- without VGG; what is refused ----------------------------------------------------------------------------------
 
 
-def test_without_features_two_terms_are_left_out_and_said_so_once(caplog):
+def test_without_features_two_terms_are_left_out_and_that_is_logged_once(caplog):
     losses_module._warn_once.cache_clear()
     prediction, truth, mask, logits = example()
     with caplog.at_level(logging.WARNING):

@@ -121,7 +121,7 @@ def test_masks_of_any_dtype_mean_the_same(kind):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("valid", [0, 1, 2, 41, 42])
 @pytest.mark.parametrize("empty", [False, True])
-def test_empty_and_single_pixel_regions_are_finite(dtype, valid, empty):
+def test_empty_and_single_pixel_regions_give_finite_results(dtype, valid, empty):
     x = (100 * torch.randn(1, 3, 6, 7)).to(dtype).requires_grad_()
     mask = (torch.randperm(42) < valid).view(1, 1, 6, 7)
     filled = mask & False if empty else None
@@ -142,7 +142,7 @@ def test_empty_and_single_pixel_regions_are_finite(dtype, valid, empty):
         assert not x.grad.any()
 
 
-def test_what_is_not_filled_does_not_matter():
+def test_values_at_unfilled_positions_are_ignored():
     x, mask, filled = example()
     layer = layer_of()
     expected = layer(x, mask, filled)
@@ -156,7 +156,7 @@ def test_what_is_not_filled_does_not_matter():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_statistics_of_half_precision_are_float32(dtype):
+def test_statistics_of_half_precision_inputs_are_float32(dtype):
     """A mean far from zero, of more values than half precision counts."""
     x = (torch.randn(4, 2, 64, 64) + 50).to(dtype)
     mask = torch.rand(4, 1, 64, 64) > 0.5
@@ -190,7 +190,7 @@ def test_second_order_is_refused():
         grad.sum().backward()
 
 
-def test_what_does_not_fit_is_refused():
+def test_inputs_that_do_not_fit_are_refused():
     x, mask, _ = example()
     layer = layer_of()
     with pytest.raises(
@@ -275,36 +275,31 @@ def one_of_two(rank, folder):
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_share_statistics_and_gradients(tmp_path):
+    """With `sync` two processes compute what one does with the joined batch, without it each has its own statistics.
 
+    A generator under DistributedDataParallel learns as one process does. All this is one test because the processes
+    take long to start.
+    """
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_two_processes_have_the_statistics_of_the_joined_batch(two_processes, split):
-    batch = joined_batch()
-    expected = run_layer(*batch)
-    found = [results[split] for results in two_processes]
-    for name in ("y", "x"):
-        torch.testing.assert_close(torch.cat([f[name] for f in found]), expected[name], rtol=1e-9, atol=1e-10)
-    for name in ("weight", "bias"):  # each process has its own share
-        torch.testing.assert_close(found[0][name] + found[1][name], expected[name], rtol=1e-9, atol=1e-10)
-    for name in ("mean", "var"):
-        assert torch.equal(found[0][name], found[1][name])
-        torch.testing.assert_close(found[0][name], expected[name])
+    expected = run_layer(*joined_batch())
+    for split in SPLITS:
+        found = [results[split] for results in both]
+        for name in ("y", "x"):
+            torch.testing.assert_close(torch.cat([f[name] for f in found]), expected[name], rtol=1e-9, atol=1e-10)
+        for name in ("weight", "bias"):  # each process has its own share
+            torch.testing.assert_close(found[0][name] + found[1][name], expected[name], rtol=1e-9, atol=1e-10)
+        for name in ("mean", "var"):
+            assert torch.equal(found[0][name], found[1][name])
+            torch.testing.assert_close(found[0][name], expected[name])
 
-
-def test_without_sync_each_process_has_its_own(two_processes):
     for rank, part in enumerate(SPLITS["uneven"]):
-        expected = run_layer(*(t[part] for t in joined_batch()))
-        torch.testing.assert_close(two_processes[rank]["uneven alone"], expected)
+        torch.testing.assert_close(both[rank]["uneven alone"], run_layer(*(t[part] for t in joined_batch())))
 
-
-def test_a_generator_under_distributed_data_parallel_learns_as_one_with_the_joined_batch(two_processes):
     expected = run_generator(lambda generator: generator, *generator_batch())
-    for results in two_processes:
+    for results in both:
         assert results["generator"].keys() == expected.keys()
         for name, wanted in expected.items():
             torch.testing.assert_close(results["generator"][name], wanted, rtol=1e-7, atol=1e-10, msg=name)

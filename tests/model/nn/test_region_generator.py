@@ -24,7 +24,7 @@ def test_every_batch_norm_of_the_generator_is_replaced():
 
 
 @pytest.mark.parametrize("mask_reduction", ["nearest", "all_valid"])
-def test_regions_are_the_images_mask_at_each_size_and_holes_stay_zero(mask_reduction):
+def test_regions_are_the_mask_of_the_image_at_each_size_and_holes_stay_zero(mask_reduction):
     generator = Generator(**TINY, norm="region", mask_reduction=mask_reduction)
     image, mask = images(h=32, w=32)
     mask[..., :20, :] = False  # so that several layers still have holes
@@ -62,7 +62,7 @@ def test_fused_and_reference_operators_agree():
 
 @pytest.mark.parametrize("fill", [0, 1])
 @pytest.mark.parametrize("training", [True, False])
-def test_generators_on_all_hole_and_no_hole_are_finite(fill, training):
+def test_all_hole_and_no_hole_give_finite_predictions_and_gradients(fill, training):
     generator = Generator(**TINY, norm="region").train(training)
     image, _ = images(h=32, w=32)
     y = generator(image, torch.full((2, 1, 32, 32), fill))

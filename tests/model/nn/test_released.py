@@ -17,7 +17,7 @@ def widths(base, depth):
 
 
 def released_state(base=BASE, depth=8, seed=0):
-    """A state dict of the released generator's layout (SPEC 4), every tensor random."""
+    """A state dict of the released generator's layout , every tensor random."""
     torch.manual_seed(seed)
     state, w = {}, widths(base, depth)
 
@@ -50,7 +50,7 @@ def released_state(base=BASE, depth=8, seed=0):
     return state
 
 
-# ---- the released network, from SPEC 2-4 alone ---------------------------------------------------------------------
+# ---- the released network, from its description ---------------------------------------------------------------------
 
 
 def partial_conv(x, mask, weight, bias, stride, padding):
@@ -74,7 +74,7 @@ def batch_norm(x, state, name):
 
 
 def attention(features, mask):
-    """The closed form of SPEC 3, sample by sample, with every pixel of the map as a 1×1 filter."""
+    """The closed form, sample by sample, with every pixel of the map as a 1×1 filter."""
     result = []
     for x, m in zip(features, mask, strict=True):
         keys = (m * x + 1e-7).flatten(1)
@@ -142,7 +142,7 @@ def test_forward_is_the_released_one_to_float32_rounding(tmp_path):
     assert (ours - exact).abs().max() < 2 * rounding + 1e-6
 
 
-def test_every_weight_counts(tmp_path):
+def test_every_weight_changes_the_prediction(tmp_path):
     """So that the comparison above would see a key that maps to the wrong place."""
     state = {name: t.double() for name, t in released_state(2, 4).items()}
     image, mask = torch.rand(1, 3, 32, 32).double(), (torch.rand(1, 1, 32, 32) > 0.3).double()
@@ -231,7 +231,7 @@ def test_other_weights_are_named(tmp_path, change, message):
     assert str(caught.value).startswith(f"msa_model.load_released: {path} ")
 
 
-def test_files_that_are_none_are_named(tmp_path):
+def test_files_of_another_kind_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^msa_model\.load_released: no weights at .*missing\.pth$"):
         load_released(tmp_path / "missing.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")

@@ -37,7 +37,7 @@ def vgg_file(tmp_path_factory):
 
 
 @pytest.mark.parametrize("normalization", ["imagenet", "none"])
-def test_features_are_the_files(vgg_file, normalization):
+def test_features_follow_from_the_weights_of_the_file(vgg_file, normalization):
     vgg = VGG16Features(vgg_file, normalization=normalization).double()
     image = torch.rand(2, 3, 19, 26, dtype=torch.double)
     pools = vgg(image)

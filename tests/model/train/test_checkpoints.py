@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path):
     assert checkpoints.load_state(checkpoints.path_of(tmp_path, 1)) == {"step": 1.0}
 
 
-def test_a_crash_while_writing_leaves_nothing_that_counts(tmp_path):
+def test_a_crash_while_writing_leaves_no_complete_checkpoint(tmp_path):
     checkpoints.save(tmp_path, 1, write, keep=3)
     half = tmp_path / ".step-00000002.part"
     half.mkdir()

@@ -24,7 +24,7 @@ def test_a_run_writes_checkpoints_that_inpaint_and_events(tmp_path):
     assert not torch.equal(latest["encoder.0.conv.weight"], average["encoder.0.conv.weight"])
 
 
-def test_a_resumed_run_says_what_is_not_as_before(tmp_path, capsys):
+def test_a_resumed_run_reports_changed_options(tmp_path, capsys):
     run(config(tmp_path, "--steps", "1"))
     run(config(tmp_path, "--steps", "1"))
     assert "not as before" not in capsys.readouterr().err
@@ -38,7 +38,7 @@ def test_a_resumed_run_says_what_is_not_as_before(tmp_path, capsys):
     ]
 
 
-def test_folders_and_vgg_weights_are_trained_on(tmp_path):
+def test_a_run_uses_folders_and_vgg_weights(tmp_path):
     from PIL import Image
 
     from msa_model.data.brush import free_form_mask

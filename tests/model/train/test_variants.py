@@ -13,7 +13,7 @@ from .tiny import config
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_differs_in_what_it_says(name):
+def test_a_variant_changes_the_options_that_it_lists(name):
     config = parse(["--loss.vgg", "weights.pth"])
     changed = variant(config, name)
     assert changed.out == f"runs/train/{name}"
