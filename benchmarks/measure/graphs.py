@@ -1,9 +1,10 @@
-"""The device's time of a call on CUDA: a CUDA graph of several such calls, replayed.
+"""Measures the device's time of a call on CUDA: a CUDA graph of several such calls, replayed.
 
 At the generator's sizes an H100 computes a layer in 15 to 90 µs, while the host takes 50 to 150 µs to call it from
 Python, so that a host's clock shows Python. The time of a replay is what the kernels take, and what a user of CUDA
 graphs or of ``torch.compile(mode="reduce-overhead")`` gets. All calls of a graph read the same inputs, which stay in
-the device's cache where they fit: for every contestant alike.
+the device's cache where they fit: for every alternative alike. ``triton.testing.do_bench_cudagraph`` replays one
+function to its end before the next; here graphs take turns, and a capture that fails leaves the device usable.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-#: Calls before a capture, which plan, compile, and allocate workspaces for the stream.
+#: Calls before a capture; they plan, compile, and allocate workspaces for the stream.
 WARMUP = 3
-#: A replay takes about so many milliseconds, of at most so many calls: the events resolve half a microsecond.
+#: A replay takes about this many milliseconds, with at most this many calls: events resolve half a microsecond.
 REPLAY_MS, CALLS_LIMIT = 1.0, 64
-#: Cycles that the device waits before a replay, in which the host enqueues all of it: else its launch would count.
+#: Cycles that the device waits before a replay, while the host enqueues all of it; else the launch would count.
 HEAD_START = 400_000
 
 
 class Graph:
-    """`calls` calls of `run` in one graph, with memory of its own until `free`. Results are let go.
+    """Holds `calls` calls of `run` in one graph, with memory of its own until `free`. Results are let go.
 
     Raises:
-        Exception: what the call or CUDA says. The device can be worked with as before.
+        Exception: the error of the call or of CUDA. The device can be used as before.
     """
 
     def __init__(self, run: Callable[[], object], calls: int, device: torch.device) -> None:
@@ -49,10 +50,10 @@ class Graph:
         except BaseException as error:
             self._graph = None
             _recover(device, stream, pool)
-            raise first or error from None  # the end of a capture that failed fails too, and says less
+            raise first or error from None  # ending a failed capture fails too, with a message that says less
 
     def milliseconds(self) -> float:
-        """Of one call, by a replay."""
+        """Replays the graph and returns the time of one call."""
         with torch.cuda.device(self._device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
@@ -70,11 +71,11 @@ class Graph:
 
 
 def captured(run: Callable[[], object], device: torch.device) -> Graph:
-    """A graph of as many calls as a replay needs to be timed, replayed once.
+    """Returns a graph of as many calls as a replay needs to be timed, replayed once.
 
     Raises:
-        Exception: why there can be none. One that waits for the device is not tried, as a capture that fails leaves
-            more behind than a call that does.
+        Exception: why there can be none. A call that waits for the device is not captured, as a failed capture leaves
+            more behind than a failed call.
     """
     with torch.cuda.device(device):
         _warm_up(run, device)
@@ -90,8 +91,8 @@ def captured(run: Callable[[], object], device: torch.device) -> Graph:
 
 
 def _warm_up(run: Callable[[], object], device: torch.device) -> None:
-    """On the stream of the capture, as torch's documentation wants it: backward too then runs there, and the libraries'
-    workspaces for it do not come out of the graph's memory."""
+    """Runs on the stream of the capture, as torch's documentation asks: the backward then runs there too, and the
+    libraries' workspaces for it do not come out of the graph's memory."""
     stream, current = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     try:
@@ -106,16 +107,16 @@ def _warm_up(run: Callable[[], object], device: torch.device) -> None:
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures of a device, since libraries keep a workspace for every stream that they have seen."""
+    """Returns one stream for all captures of a device, since libraries keep a workspace for every stream they see."""
     return torch.cuda.Stream(device)
 
 
 @contextlib.contextmanager
 def _no_synchronisation() -> Iterator[None]:
-    """What waits for the device raises an error."""
+    """Makes a call that waits for the device raise an error."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode does not see everything
+        warnings.simplefilter("ignore")  # the warning that the mode does not see everything
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -125,7 +126,7 @@ def _no_synchronisation() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's collector off: what it finds may hold device memory, whose release ends a capture."""
+    """Turns Python's collector off: it may free device memory, which would end a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -136,15 +137,17 @@ def _no_collection() -> Iterator[None]:
 
 
 def _recover(device: torch.device, stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
-    """Undoes what a capture that failed leaves: torch ends it in the driver first, and where that fails goes no
-    further. The capture's stream then stays the current one, the allocator still counts a capture, which keeps it from
-    handing memory back, and the random number generator still expects one and refuses to draw."""
+    """Undoes what a failed capture leaves. Torch ends a capture in the driver first, and stops where that fails: the
+    capture's stream stays the current one, the allocator still counts a capture and hands no memory back, and the
+    random number generator still expects one and refuses to draw."""
     index = torch.cuda.current_device() if device.index is None else device.index
     generator = torch.cuda.default_generators[index]
 
     def close_pool() -> None:
-        torch._C._cuda_endAllocateToPool(index, pool)  # refused where torch has done it, and then the pool is the
-        torch._C._cuda_releasePool(index, pool)  # graph's to release: once, as the allocator counts
+        # Where torch has ended it already, the first call is refused, and the graph releases the pool: the allocator
+        # counts, so it must be released once.
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
 
     _stream.cache_clear()
     steps = (
@@ -155,6 +158,6 @@ def _recover(device: torch.device, stream: torch.cuda.Stream, pool: tuple[int, i
         gc.collect,
         torch.cuda.empty_cache,
     )
-    for step in steps:  # each for itself, whatever the others say
+    for step in steps:  # each whether or not the others fail
         with contextlib.suppress(Exception):
             step()
