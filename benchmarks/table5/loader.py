@@ -1,8 +1,8 @@
-"""``python -m benchmarks.loader``: images per second, with masks, that the training loader gives.
+"""``python -m benchmarks.table5.loader``: images per second, with masks, of the training loader.
 
 Three sources: rendered facades with brush masks; a folder of JPEG photographs of Paris StreetView's size with brush
-masks; the same with a folder of PNG masks of NVIDIA's size. The folders are made for the run and thrown away. The
-issue's target is 40 images/s at batch 6 on two cores.
+masks; the same with a folder of PNG masks of NVIDIA's size. The folders are made for the run and deleted after it. The
+target is 40 images/s at batch 6 on two cores.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from msa_model.data import BrushMasks, Facades, ImageFolder, InpaintingData, MaskFolder, StepSampler, make_loader
-from msa_model.facades import render_facade
-from msa_model.masks import spread_mask
-
-from . import harness
+from .. import measure, results
+from ..model import (
+    BrushMasks,
+    Facades,
+    ImageFolder,
+    InpaintingData,
+    MaskFolder,
+    StepSampler,
+    make_loader,
+    render_facade,
+    spread_mask,
+)
 
 TARGET = 40.0
 PHOTO, MASK = (936, 537), 512  # width and height of a Paris StreetView image; side of NVIDIA's masks
 
 
 def write_folders(root: Path, photos: int, masks: int) -> tuple[Path, Path]:
-    """Folders of JPEG photographs (facades with noise, so that they weigh what photographs do) and of PNG masks."""
+    """Writes a folder of JPEG photographs (facades with noise, whose files are as large) and one of PNG masks."""
     folders = root / "photos", root / "masks"
     for folder in folders:
         folder.mkdir()
@@ -44,10 +51,9 @@ def write_folders(root: Path, photos: int, masks: int) -> tuple[Path, Path]:
 
 
 def rate(data: InpaintingData, batch: int, workers: int, seconds: float) -> float:
-    """Images per second of a loader once its workers run and their buffers have been emptied."""
-    sampler = StepSampler(len(data), batch)
-    batches = iter(make_loader(data, sampler, workers))
-    # What the workers have loaded ahead before the clock starts is taken first.
+    """Returns the images per second of a loader whose workers run and whose buffers have been emptied."""
+    batches = iter(make_loader(data, StepSampler(len(data), batch), workers))
+    # The workers have loaded some batches before the clock starts.
     for _ in range(4 * workers + 1):
         next(batches)
     start, count = time.perf_counter(), 0
@@ -56,8 +62,10 @@ def rate(data: InpaintingData, batch: int, workers: int, seconds: float) -> floa
     return count / elapsed
 
 
-def measure(size: int, batch: int, workers: int, seconds: float, photos: int = 48, masks: int = 24) -> list[dict]:
-    """One row per source: its name and images per second."""
+def rows(
+    size: int, batch: int, workers: int, seconds: float, photos: int = 48, masks: int = 24
+) -> list[dict[str, object]]:
+    """Measures every source for some seconds; returns one row of results for each."""
     with tempfile.TemporaryDirectory() as folder:
         photo_folder, mask_folder = write_folders(Path(folder), max(photos, batch), masks)
         images = ImageFolder(photo_folder, size, "paris", flip=True)
@@ -67,29 +75,29 @@ def measure(size: int, batch: int, workers: int, seconds: float, photos: int = 4
             "JPEG folder, mask folder": InpaintingData(images, MaskFolder(mask_folder)),
         }
         return [
-            {"source": name, "images_per_s": round(rate(data, batch, workers, seconds), 1)}
+            {"suite": "loader", "case": name, "images_per_s": round(rate(data, batch, workers, seconds), 1)}
             for name, data in sources.items()
         ]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table5.loader", description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8, help="per source (default 8)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/loader-cpu.json")
     arguments = parser.parse_args(argv)
-    rows = measure(arguments.size, arguments.batch, arguments.workers, arguments.seconds)
+    found = rows(arguments.size, arguments.batch, arguments.workers, arguments.seconds)
     print(f"{arguments.size}x{arguments.size}, batch {arguments.batch}, {arguments.workers} workers")
     print(f"{'source':28}{'images/s':>10}{'target':>10}")
-    for row in rows:
-        print(f"{row['source']:28}{row['images_per_s']:10.1f}{TARGET:10.0f}")
+    for row in found:
+        print(f"{row['case']:28}{row['images_per_s']:10.1f}{TARGET:10.0f}")
     if arguments.save:
-        settings = {"size": arguments.size, "batch": arguments.batch, "workers": arguments.workers}
-        path = harness.save("loader", torch.device("cpu"), settings | {"target": TARGET, "rows": rows})
-        print(path, file=sys.stderr)
-    return 0 if all(row["images_per_s"] >= TARGET for row in rows) else 1
+        device = torch.device("cpu")
+        settings = {"size": arguments.size, "batch": arguments.batch, "workers": arguments.workers, "target": TARGET}
+        print(results.write("loader", device, measure.facts(device) | settings, found), file=sys.stderr)
+    return 0 if all(row["images_per_s"] >= TARGET for row in found) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The steps of Table 5's systems made ready, compared where several variants of a system compute the same, and timed in
-turns."""
+"""Runs the training steps of Table 5's systems: checks that the variants of one system compute the same, and times all
+variants in turns."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from . import gate, harness
-from .harness import significant
-from .precision import PRECISIONS, Precision
+from .. import measure
+from ..measure import PRECISIONS, Precision, significant
 from .systems import SYSTEMS, Batch, System
 
-#: What the operators of a variant are: the system's own plain PyTorch, or the plain and the fused form of one operator.
+#: A variant's operators: a system's own plain PyTorch, or the reference and the fused form of the same operators.
 PLAIN, REFERENCE, FUSED = "PyTorch", "reference", "fused"
 #: The systems that have both forms, with the published depth of their U-Nets.
 DEPTHS = {"pconv": 7, "ours": 8}
-#: Weights and random numbers of every variant's first step.
+#: Seeds the weights and the random numbers of every variant's first step.
 SEED = 0
 #: Differences allowed between losses, and gradients, of the variants of one system: batch norm over the few values of
-#: the bottleneck magnifies roundings. Below float32, those of plain PyTorch in the same precision come on top, this
-#: many times.
-LOSSES, GRADIENTS = "losses", "gradients"
-TOLERANCE = {LOSSES: 1e-3, GRADIENTS: 1e-2}
-FACTOR = {LOSSES: 2.0, GRADIENTS: 3.0}
+#: the bottleneck magnifies roundings. Below float32, those of plain PyTorch in the same precision are added, this many
+#: times.
+TOLERANCE = {"losses": 1e-3, "gradients": 1e-2}
+FACTOR = {"losses": 2.0, "gradients": 3.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Variant:
         return f"{self.operators}, compiled" if self.compiled else self.operators
 
     def build(self, device: torch.device, dtype: torch.dtype, size: int) -> System:
-        """From the same weights whatever the operators are. U-Nets that images of this side are too small for, or no
-        multiple of 2^depth, are less deep than published."""
+        """Builds the system; weights do not depend on the operators. A U-Net is less deep than published where the
+        images' side is no multiple of 2^depth."""
         torch.manual_seed(SEED)
         if self.operators == PLAIN:
             return SYSTEMS[self.system](device, dtype)
@@ -57,16 +55,17 @@ class Variant:
 
 
 def variants_of(system: str, compiled: Collection[str] = ()) -> list[Variant]:
-    """The ways to run a system, that which the others are compared with first. `compiled`: operators that are compiled
-    too."""
+    """Returns the variants of a system, the reference first. `compiled`: operators that are compiled too."""
     if system not in DEPTHS:
         return [Variant(system, PLAIN)]
     eager = [Variant(system, operators) for operators in (REFERENCE, FUSED)]
     return eager + [dataclasses.replace(variant, compiled=True) for variant in eager if variant.operators in compiled]
 
 
-#: What every time is a multiple of.
+#: Ratios are times over those of these variants.
 BASELINES = tuple(Variant("ours", operators) for operators in (REFERENCE, FUSED))
+#: EdgeConnect's two stages are trained one after the other; the paper adds them up.
+EDGECONNECT = Variant("edgeconnect-edge", PLAIN), Variant("edgeconnect-inpainting", PLAIN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,28 +82,28 @@ class Outcome:
         return cls(torch.stack([losses[name].float().cpu() for name in sorted(losses)]), gradient)
 
     def difference(self, exact: Outcome) -> dict[str, float]:
-        """The largest of a loss, and that of the gradient in norm, each relative to the exact one."""
+        """Returns the largest difference of a loss, and that of the gradient in norm, relative to the exact ones."""
         losses = ((self.losses - exact.losses).abs() / exact.losses.abs()).max().item()
         gradients = ((self.gradient - exact.gradient).norm() / exact.gradient.norm()).item()
-        return {LOSSES: losses, GRADIENTS: gradients}
+        return {"losses": losses, "gradients": gradients}
 
 
-class Contest:
-    """Variants of systems, measured.
+class Comparison:
+    """Measures variants of systems.
 
-    All are held in memory and take turns. One whose step finds no memory beside the others has its rounds later, with
-    no company but the baselines.
+    All stay in memory and take turns. A variant whose step finds no memory beside the others has its rounds later,
+    beside the baselines only.
 
     Attributes:
         facts: variant -> parameters, gflop (per image and step), extra_mib (peak of a step beyond weights and optimiser
-            state) and difference (to the reference), or ``{"unavailable": why}``.
+            state), loss_difference and gradient_difference (to the reference), or ``{"unavailable": why}``.
         turns: groups that took turns, each variant -> milliseconds of its steps.
 
-    Both grow while `measure` runs, and stay as they are where it is interrupted.
+    Both grow while `run` runs, and keep what they have where it is interrupted.
 
     Args:
-        batch, precision, rounds: what every step is given, how it multiplies, how often it is timed.
-        compile_limit: seconds after the beginning of `measure` in which compiled variants must have become ready.
+        batch, precision, rounds: the images of every step, its precision, and how often it is timed.
+        compile_limit: seconds after the start of `run` within which compiled variants must be ready.
     """
 
     def __init__(self, batch: Batch, precision: Precision, rounds: int, compile_limit: float = math.inf) -> None:
@@ -113,17 +112,17 @@ class Contest:
         self.facts: dict[Variant, dict] = {}
         self.turns: list[dict[Variant, list[float]]] = []
         self._gflop: dict[tuple[str, str], float] = {}
-        self._expected: dict[str, tuple[Outcome, Outcome]] = {}  # plain and exact
+        self._expected: dict[str, tuple[Outcome, Outcome]] = {}  # system -> plain and exact outcome
 
-    def measure(self, variants: list[Variant]) -> None:
-        """The baselines first: where memory is short, the others are to be the ones that find none beside them; what is
-        compiled last, as it is compared with what is not."""
+    def run(self, variants: list[Variant]) -> None:
+        """Measures the variants: baselines first, so that others run apart where memory is short; compiled ones last,
+        since they are compared with the eager ones."""
         variants = sorted(variants, key=lambda variant: (variant.compiled, variant not in BASELINES))
         self._deadline = time.monotonic() + self.compile_limit
         with (
             self.precision.active(),
-            gate.memory_limit(self.device),
-            # Systems share code, VGG's say; past the limit torch would run it as it is.
+            measure.memory_limit(self.device),
+            # Systems share code, such as VGG's; past the limit torch would run it uncompiled.
             torch._dynamo.config.patch(recompile_limit=64),
             tqdm(desc="table 5", unit="step") as progress,
         ):
@@ -132,7 +131,7 @@ class Contest:
                 self._together([*baselines, variant], progress)
 
     def _together(self, variants: list[Variant], progress: tqdm) -> list[Variant]:
-        """Makes the variants ready and has them take turns; returns those to be run apart."""
+        """Prepares the variants and times them in turns; returns those that must run apart."""
         ready: dict[Variant, System] = {}
         apart: list[Variant] = []
         times: dict[Variant, list[float]] = {}
@@ -147,8 +146,8 @@ class Contest:
                 return
             ready.pop(variant, None)
             times.pop(variant, None)
-            gate.release(self.device)
-            if why.startswith(gate.OUT_OF_MEMORY) and len(ready.keys() - set(BASELINES)) > 0:
+            measure.release(self.device)
+            if why.startswith(measure.OUT_OF_MEMORY) and ready.keys() - set(BASELINES):
                 apart.append(variant)
             else:
                 self.facts[variant] = {"unavailable": why}
@@ -160,10 +159,10 @@ class Contest:
 
         def take_turn(variant: Variant) -> None:
             step = ready[variant].step
-            times.setdefault(variant, []).append(harness.timed(lambda: step(self.batch), self.device))
+            times.setdefault(variant, []).append(measure.timed(lambda: step(self.batch), self.device))
 
         for variant in variants:
-            if any(other.system == variant.system for other in apart):  # with which it is compared, and counted
+            if any(other.system == variant.system for other in apart):  # it needs that variant's outcome and FLOP count
                 apart.append(variant)
             else:
                 attempt(variant, 2, prepare)
@@ -181,18 +180,18 @@ class Contest:
         if (left := self._deadline - time.monotonic()) <= 0:
             raise TimeoutError(late)
         try:
-            with gate.time_limit(left):
+            with measure.time_limit(left):
                 yield
-        except Exception:  # the compiler wraps what ends it
+        except Exception:  # the compiler wraps the TimeoutError
             if time.monotonic() >= self._deadline:
                 raise TimeoutError(late) from None
             raise
 
     def _examine(self, variant: Variant, system: System) -> None:
-        """The first step, counted and compared, then one whose memory is watched. Both warm up.
+        """Counts and checks the first step, and measures the memory of the second. Both warm up.
 
         Raises:
-            ArithmeticError: losses or gradients are not those of the reference, or it cannot be told.
+            ArithmeticError: losses or gradients differ from the reference's, or cannot be compared.
         """
         counted = variant.system, variant.operators
         torch.manual_seed(SEED)
@@ -202,23 +201,23 @@ class Contest:
             system.compile()
             losses = system.step(self.batch)
         else:
-            # What is counted are the calls of operators, which compiled code does not make.
+            # The counter sees calls of operators, which compiled code does not make.
             with FlopCounterMode(display=False) as counter:
                 losses = system.step(self.batch)
             self._gflop[counted] = counter.get_total_flops() / len(self.batch) / 1e9
         facts = {
-            "parameters": sum(p.numel() for network in system.networks.values() for p in network.parameters()),
             "gflop": significant(self._gflop[counted]),
+            "parameters": sum(p.numel() for network in system.networks.values() for p in network.parameters()),
         }
         if variant.operators != PLAIN:
-            facts["difference"] = self._judged(variant, Outcome.of(system, losses))
+            facts |= self._check(variant, Outcome.of(system, losses))
         for network in system.networks.values():
-            network.zero_grad(set_to_none=True)  # of what a step frees, the CPU's profiler sees only what it made
-        extra = harness.peak_extra_bytes(lambda: system.step(self.batch), self.device, warm=True)
+            network.zero_grad(set_to_none=True)  # the CPU's profiler sees only memory that the step itself allocated
+        extra = measure.peak_extra_bytes(lambda: system.step(self.batch), self.device, warm=True)
         self.facts[variant] = facts | {"extra_mib": significant(extra / 2**20)}
 
-    def _judged(self, variant: Variant, outcome: Outcome) -> dict[str, float]:
-        """The outcome's difference to the exact one, that of the reference in float32."""
+    def _check(self, variant: Variant, outcome: Outcome) -> dict[str, float]:
+        """Returns the outcome's differences to the exact one, that of the reference in float32."""
         if variant == Variant(variant.system, REFERENCE):
             self._expected[variant.system] = outcome, self._exact(variant, outcome)
         if variant.system not in self._expected:
@@ -227,9 +226,12 @@ class Contest:
         found, usual = outcome.difference(exact), plain.difference(exact)
         for name, value in found.items():
             allowed = TOLERANCE[name] + FACTOR[name] * usual[name]
-            if not value <= allowed:  # a NaN is no agreement
+            if not value <= allowed:  # true of NaN
                 raise ArithmeticError(f"{name} differ from the reference's by {value:.2g}, allowed {allowed:.2g}")
-        return {name: significant(value) for name, value in found.items()}
+        return {
+            "loss_difference": significant(found["losses"]),
+            "gradient_difference": significant(found["gradients"]),
+        }
 
     def _exact(self, reference: Variant, outcome: Outcome) -> Outcome:
         if self.precision == PRECISIONS["float32"]:
@@ -239,11 +241,61 @@ class Contest:
             torch.manual_seed(SEED)
             return Outcome.of(system, system.step(self.batch))
 
+    def rows(self, variants: list[Variant], roof: float) -> list[measure.Row]:
+        """Returns what is known of every variant so far, in order, and EdgeConnect's sum after its stages. `roof` is in
+        TFLOP/s."""
+        found = []
+        for variant in variants:
+            if variant in self.facts:
+                found.append(self._row(variant.system, (variant,), roof))
+            if variant == EDGECONNECT[-1] and self._turns_of(EDGECONNECT):
+                found.append(self._row("edgeconnect", EDGECONNECT, roof))
+        return found
+
+    def _row(self, system: str, parts: tuple[Variant, ...], roof: float) -> measure.Row:
+        """Returns one row of the result, of variants that are trained one after the other: the facts and, per image,
+        milliseconds with their quartiles, achieved TFLOP/s, the share of the roof, and the ratio to each baseline that
+        took turns with them. `apart`: nothing but the baselines did, for want of memory."""
+        shape = f"{len(self.batch)}×3×{self.size}×{self.size}"
+        row = {"suite": "table5", "case": system, "operator": "training step", "shape": shape}
+        row |= {"alternative": parts[0].label, "pass": measure.STEP}
+        facts = [self.facts[part] for part in parts]
+        if "unavailable" in facts[0]:
+            return row | facts[0]
+        row |= facts[0] | {
+            "gflop": significant(sum(fact["gflop"] for fact in facts)),
+            "parameters": sum(fact["parameters"] for fact in facts),
+            "extra_mib": max(fact["extra_mib"] for fact in facts),
+        }
+        if turns := self._turns_of(parts):
+            # An interrupted round may lack some of them.
+            steps = [sum(times) for times in zip(*(turns[part] for part in parts), strict=False)]
+            timing = measure.timing_of([milliseconds / len(self.batch) for milliseconds in steps])
+            tflops = row["gflop"] / timing.median
+            row |= {
+                "ms": significant(timing.median),
+                "lower_ms": significant(timing.lower),
+                "upper_ms": significant(timing.upper),
+                "rounds": len(steps),
+                "apart": turns is not self.turns[0],
+                "tflops": significant(tflops),
+                "roof_share": significant(tflops / roof),
+            }
+            for baseline in BASELINES:
+                if turns.get(baseline):
+                    ratio = timing.median * len(self.batch) / measure.timing_of(turns[baseline]).median
+                    row[f"ratio_{baseline.operators}"] = significant(ratio)
+        return row
+
+    def _turns_of(self, parts: tuple[Variant, ...]) -> dict[Variant, list[float]] | None:
+        """Returns the turns that all the parts took together."""
+        return next((turns for turns in self.turns if all(turns.get(part) for part in parts)), None)
+
 
 def _failure(run: Callable[[Variant], None], variant: Variant) -> str | None:
-    """Why it failed, in a line, with all that the error held let go; None where it did not."""
+    """Returns why the run failed, in a line, and releases what the error held; None where it did not fail."""
     try:
         run(variant)
     except Exception as error:
-        return gate.reason(error)
+        return measure.reason(error)
     return None
