@@ -1,5 +1,7 @@
-"""``python -m benchmarks.cuda_resources FILE.cu …``: compiles CUDA sources for sm_80 and sm_90a, without a GPU, and
-prints per file and architecture how many kernels there are, their registers, stack and spills. Spills are an error."""
+"""``python -m benchmarks.cuda_resources FILE.cu …``: compiles CUDA sources for sm_80 and sm_90a, without a GPU.
+
+Prints per file and architecture how many kernels there are, their registers, stack and spills. Spills are an error.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +16,17 @@ ARCHITECTURES = ("80", "90a")
 
 
 def compile_report(source: str, architecture: str, nvcc: str) -> str:
-    """ptxas' resource report for every kernel of the file."""
+    """Returns ptxas' resource report for every kernel of the file."""
     from torch.utils.cpp_extension import include_paths
 
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            nvcc,
-            "-std=c++20",
-            "-O3",
-            "--expt-relaxed-constexpr",
-            "-Xcompiler=-fPIC",
-            "-Xptxas=-v",
-            "-DUSE_CUDA",
-            "-DTORCH_STABLE_ONLY",
+        flags = "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC -Xptxas=-v -DUSE_CUDA -DTORCH_STABLE_ONLY"
+        target = [
             "-DTORCH_TARGET_VERSION=0x020b000000000000",
             f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
-            *(f"-isystem={path}" for path in include_paths()),
-            "-c",
-            source,
-            "-o",
-            os.path.join(folder, "out.o"),
         ]
+        headers = [f"-isystem={path}" for path in include_paths()]
+        command = [nvcc, *flags.split(), *headers, "-c", source, "-o", os.path.join(folder, "out.o")]
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{source} does not compile for sm_{architecture}:\n{result.stderr}")
@@ -42,7 +34,7 @@ def compile_report(source: str, architecture: str, nvcc: str) -> str:
 
 
 def kernels(report: str) -> list[dict[str, int | str]]:
-    """One entry per kernel: name, registers, stack and spill bytes."""
+    """Returns one entry per kernel: name, registers, stack and spill bytes."""
     found: list[dict[str, int | str]] = []
     for line in report.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):

@@ -1,10 +1,10 @@
 """``make gpu``: everything that needs a GPU, in one command without network or virtual environment.
 
-Steps, each with its own time limit: build with CUDA, the test suite on the GPU, compute-sanitizer (memcheck, racecheck)
-on a small set, and the benchmarks that the targets need, in bfloat16, whose competitors compile while the tests run. A
-step that fails does not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and
-the targets come last. The rest are parts of their own: ``--part targets``; each part is done within nine minutes.
-``--only build,tests`` runs some steps. $MSA_COMMIT names the commit where git cannot.
+It runs parts of at most four minutes, the most valuable first: the tests and compute-sanitizer on the GPU, while
+alternatives compile; then the benchmarks that the targets need, in bfloat16. Other parts are asked for by name:
+``--part attention``; ``--only build,tests`` runs some steps. Every step has its own time limit, and one that fails does
+not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets come
+last. $MSA_COMMIT names the commit where git cannot.
 """
 
 from __future__ import annotations
@@ -17,109 +17,111 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import report, targets
-from .harness import RESULTS, ROOT
-from .names import unknown
+from . import results, targets
+from .measure import ROOT
+from .options import unknown
 
 PYTHON = sys.executable
-SANITIZED = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/test_sanitizer_set.py"]
-SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
-#: Of a step's log, what is shown at its end.
-LINES = 20
 #: Test processes, where pytest-xdist is there to start them.
-PROCESSES = min(12, os.cpu_count() or 1)
-IN_PARALLEL = ["-n", str(PROCESSES)] if importlib.util.find_spec("xdist") else []
-
-OPERATORS = [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--rounds=15"]
+PROCESSES = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+PYTEST = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
+#: How many lines of a step's log are shown at its end.
+LINES = 20
+#: Seconds of a part, and of its first step, the build.
+PART_LIMIT, BUILD_LIMIT = 240, 100
 #: The generator's 16 partial convolutions, dealt out to processes that compile at the same time.
 LAYERS = [
-    tuple(f"{part}_{number}" for number in some)
+    [f"--layer={part}_{number}" for number in some]
     for part in ("Encode", "Decode")
     for some in ((1, 2, 3, 4), (5, 6, 7, 8))
 ]
-#: The attention stage that the targets are for, one map and the paper's batch, with time for others to compile.
-STAGE_BATCH = ("--case=64x64 30%, batch 6", "--compiled")
-STAGE = ("--case=64x64 30%", *STAGE_BATCH)
-#: The whole generator on one image.
-INFERENCE = ("--case=whole", "--batch=1", "--compiled")
-#: The two systems whose training steps the targets compare.
-STEP = ("--system=pconv", "--system=ours", "--no-compile", "--no-loader")
+#: The attention stage that the targets are for, with one map and with the paper's batch.
+STAGE_BATCH = ["--suite=attention", "--case=64x64 30%, batch 6", "--compiled"]
+STAGE = [*STAGE_BATCH, "--case=64x64 30%"]
+INFERENCE = ["--suite=generator", "--case=whole", "--batch=1", "--compiled"]
+SUITES = ["--suite=layers", "--suite=mask-ratios", "--suite=shift-propagation", "--suite=memory", "--size=256"]
+NETWORKS = ["--suite=generator", "--suite=training", "--suite=upcat-rule"]
 
 
-def _suites(dtype: str, suites: Iterable[str], *options: str) -> list[str]:
-    return [*OPERATORS, f"--dtype={dtype}", *(f"--suite={suite}" for suite in suites), "--batch=6", *options]
+def _operators(dtype: str, *options: str) -> list[str]:
+    return [
+        PYTHON,
+        "-m",
+        "benchmarks.operators",
+        "--device=cuda",
+        "--rounds=15",
+        "--batch=6",
+        f"--dtype={dtype}",
+        *options,
+    ]
 
 
-def _operators(name: str, dtype: str, *suites: str, options: tuple[str, ...] = ()) -> list[str]:
-    return [*_suites(dtype, suites, *options), f"--name={name}"]
+def _compile_steps(dtype: str) -> dict[str, list[str]]:
+    """Steps that fill the compiler's caches with the alternatives whose names contain a text."""
+    layers = ["--suite=layers", "--size=256", "--compiled", "--compile-only=compiled"]
+    return {
+        f"compile-layers-{number}-{dtype}": _operators(dtype, *layers, *some) for number, some in enumerate(LAYERS, 1)
+    } | {
+        f"compile-attention-{dtype}": _operators(dtype, *STAGE_BATCH, "--compile-only=compiled"),
+        f"compile-flex-{dtype}": _operators(dtype, *STAGE_BATCH, "--compile-only=Flex"),
+        f"compile-inference-{dtype}": _operators(dtype, *INFERENCE, "--compile-only=compiled"),
+    }
 
 
-def _compile(text: str, dtype: str, suite: str, *options: str) -> list[str]:
-    """Fills the compiler's caches with the contestants whose names contain the text."""
-    return _suites(dtype, [suite], *options, f"--compile-only={text}")
+def _measuring_steps(dtype: str) -> dict[str, tuple[int, list[str]]]:
+    table5 = [PYTHON, "-m", "benchmarks.table5", f"--precision={dtype}"]
+    systems = ["--system=pconv", "--system=ours", "--no-compile", "--no-loader"]
+    return {
+        f"operators-{dtype}": (140, _operators(dtype, *SUITES, "--compiled", "--name=operators")),
+        f"stage-{dtype}": (80, _operators(dtype, *STAGE, "--name=stage")),
+        f"inference-{dtype}": (60, _operators(dtype, *INFERENCE, "--name=inference")),
+        f"step-{dtype}": (50, [*table5, *systems]),
+        f"networks-{dtype}": (90, _operators(dtype, *NETWORKS, "--name=networks")),
+        f"attention-{dtype}": (140, _operators(dtype, "--suite=attention", "--name=attention")),
+        f"large-{dtype}": (140, _operators(dtype, "--suite=layers", "--size", "512", "1024", "--name=large")),
+        f"scaling-{dtype}": (140, _operators(dtype, "--suite=scaling", "--name=scaling")),
+        f"table5-{dtype}": (140, [*table5, "--no-compile", "--no-loader"]),
+    }
 
 
+CHECKS = ("tests", "memcheck", "racecheck")
+SANITIZED = ["-x", "tests/ops/test_sanitizer_set.py"]
 #: name -> (seconds, command)
 STEPS: dict[str, tuple[int, list[str]]] = {
-    "build": (120, [PYTHON, "setup.py", "build_ext", "--inplace"]),
-    "tests": (120, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *IN_PARALLEL, "tests"]),
-    "memcheck": (90, [*SANITIZER, "--tool=memcheck", PYTHON, *SANITIZED]),
-    "racecheck": (90, [*SANITIZER, "--tool=racecheck", PYTHON, *SANITIZED]),
+    "build": (BUILD_LIMIT, [PYTHON, "setup.py", "build_ext", "--inplace"]),
+    "tests": (140, [*PYTEST, "-m", "gpu", *PROCESSES, "tests"]),
+    "memcheck": (140, [*SANITIZER, "--tool=memcheck", *PYTEST, *SANITIZED]),
+    "racecheck": (140, [*SANITIZER, "--tool=racecheck", *PYTEST, *SANITIZED]),
 }
-CHECKS = "tests", "memcheck", "racecheck"
-TARGETS: dict[str, tuple[str, ...]] = {}
-COMPILE: dict[str, tuple[str, ...]] = {}
+#: name -> steps in order; those in a tuple of their own run at the same time, as none of them is timed.
+PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {}
 for _dtype in ("bfloat16", "tf32", "float32"):
-    _compiling = {
-        f"compile-layers-{number}-{_dtype}": _compile(
-            "compiled", _dtype, "layers", "--size=256", "--compiled", *(f"--layer={name}" for name in names)
-        )
-        for number, names in enumerate(LAYERS, 1)
-    } | {
-        f"compile-attention-{_dtype}": _compile("compiled", _dtype, "attention", *STAGE_BATCH),
-        f"compile-flex-{_dtype}": _compile("Flex", _dtype, "attention", *STAGE_BATCH),
-        f"compile-inference-{_dtype}": _compile("compiled", _dtype, "generator", *INFERENCE),
-    }
-    _suites_of_targets = "layers", "mask-ratios", "price-of-shift", "memory"
-    _measuring = {
-        f"operators-{_dtype}": (
-            120,
-            _operators("operators", _dtype, *_suites_of_targets, options=("--size=256", "--compiled")),
+    _compiling = _compile_steps(_dtype)
+    STEPS |= {name: (140, command) for name, command in _compiling.items()} | _measuring_steps(_dtype)
+    _suffix = "" if _dtype == "bfloat16" else f"-{_dtype}"
+    PARTS |= {
+        ("checks" if _dtype == "bfloat16" else f"compile{_suffix}"): (
+            "build",
+            (*(CHECKS if _dtype == "bfloat16" else ()), *_compiling),
         ),
-        f"stage-{_dtype}": (75, _operators("stage", _dtype, "attention", options=STAGE)),
-        f"inference-{_dtype}": (55, _operators("inference", _dtype, "generator", options=INFERENCE)),
-        f"step-{_dtype}": (50, [PYTHON, "-m", "benchmarks.table5", f"--precision={_dtype}", *STEP]),
+        f"targets{_suffix}": ("build", f"operators-{_dtype}"),
+        f"stage{_suffix}": ("build", f"stage-{_dtype}", f"inference-{_dtype}"),
+        f"training{_suffix}": ("build", f"step-{_dtype}", f"networks-{_dtype}"),
+        **{f"{name}{_suffix}": ("build", f"{name}-{_dtype}") for name in ("attention", "large", "scaling", "table5")},
     }
-    COMPILE[_dtype], TARGETS[_dtype] = tuple(_compiling), tuple(_measuring)
-    STEPS |= {name: (120, command) for name, command in _compiling.items()} | _measuring
-    STEPS |= {
-        f"networks-{_dtype}": (120, _operators("networks", _dtype, "generator", "training", "upcat-rule")),
-        f"attention-{_dtype}": (190, _operators("attention", _dtype, "attention")),
-        f"large-{_dtype}": (190, _operators("large", _dtype, "layers", options=("--size", "512", "1024"))),
-        f"scaling-{_dtype}": (190, _operators("scaling", _dtype, "scaling")),
-    }
-STEPS["table5"] = (390, [PYTHON, "-m", "benchmarks.table5"])
-#: Steps of one command, within nine minutes in all. Those in a tuple of their own run at the same time: none is timed.
-PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
-    "usual": ("build", (*CHECKS, *COMPILE["bfloat16"]), *TARGETS["bfloat16"]),
-    "checks": ("build", *CHECKS),
-    "targets": ("build", COMPILE["bfloat16"], *TARGETS["bfloat16"]),
-    "targets-tf32": ("build", COMPILE["tf32"], *TARGETS["tf32"]),
-    "targets-float32": ("build", COMPILE["float32"], *TARGETS["float32"]),
-    **{
-        part: ("build", f"{part}-bfloat16", f"{part}-float32") for part in ("networks", "attention", "large", "scaling")
-    },
-    "table5": ("build", "table5"),
-}
+#: What runs where no part is named.
+USUAL = ("checks", "targets", "stage", "training")
 
 
-def steps_of(part: str) -> list[tuple[str, ...]]:
-    """Its steps in order, those together that run at the same time."""
-    return [step if isinstance(step, tuple) else (step,) for step in PARTS[part]]
+def steps_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the steps of the parts in order, those together that run at the same time; the build only once."""
+    steps = [step if isinstance(step, tuple) else (step,) for part in parts for step in PARTS[part]]
+    return list(dict.fromkeys(steps))
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -156,12 +158,13 @@ def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, flo
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--part", default="usual", help=f"{', '.join(PARTS)} (default: usual)")
+    choice.add_argument("--part", help=f"{', '.join(PARTS)} (default: {', '.join(USUAL)})")
     choice.add_argument("--only", help="steps, separated by commas")
     arguments = parser.parse_args(argv)
-    if arguments.part not in PARTS:
+    if arguments.part and arguments.part not in PARTS:
         parser.error(unknown("part", arguments.part, PARTS))
-    wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(arguments.part)
+    parts = [arguments.part] if arguments.part else USUAL
+    wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(parts)
     for name in itertools.chain(*wanted):
         if name not in STEPS:
             parser.error(unknown("step", name, STEPS))
@@ -178,13 +181,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for name, (outcome, seconds) in outcomes.items():
         print(f"{name:<28} {seconds:5.0f} s  {outcome}")
-    print(f"\n{targets.terminal(report.results(), targets.CUDA)}")
+    print(f"\n{targets.terminal(results.committed(), targets.CUDA)}")
     return int(any(outcome != "ok" for outcome, _ in outcomes.values()))
 
 
 def copy_results(out: Path) -> None:
     """Those of GPUs, to $OUT where it is set."""
-    for result in RESULTS.glob("*.json"):
+    for result in results.RESULTS.glob("*.json"):
         if os.environ.get("OUT") and "cpu" not in result.stem:
             shutil.copy(result, out)
 

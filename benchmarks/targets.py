@@ -1,23 +1,16 @@
-"""The targets that this project has set itself, beside what the committed results hold: per device and precision every
-row's target, its value, and whether it is met. Nothing here is typed by hand but the targets.
+"""The targets that this project has set itself, beside what the committed results hold: by device and precision every
+row's target, its value, and whether it is met. Only the targets are written by hand.
 
-A row is read from the file whose name begins with ``operators`` if that has it, else from the first by name that does.
+A row is read from the result whose name begins with ``operators`` if that has it, else from the first by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from . import attention, shift_price
-from .contest import BOTH, FORWARD, OURS
-from .layers import BARE, COMPILED
-from .mask_ratios import LAYERS, NO_HOLE
-from .memory import SIZE as LARGE_IMAGE
-from .network import COMPILED as COMPILED_NETWORK
-from .network import COMPILED_GRAPHS, WHOLE
-from .shift_price import WITHOUT
-from .table5_report import FUSED, REFERENCE
+from .measure import BOTH, FORWARD, OURS, STEP, Row
+from .results import Result
 from .tables import digits, table
 
 CPU, CUDA = "cpu", "cuda"
@@ -26,317 +19,306 @@ PRECISIONS = {CPU: ("float32",), CUDA: ("bfloat16", "tf32")}
 #: The GPU that the targets are for.
 GPU = "H100"
 NOT_MEASURED = "not measured"
+LAYERS, TWO_LAYERS = "16 layers 256", "Encode_1 + Decode_1 256"
+STAGE, STAGE_BATCH = "64×64 30%", "64×64 30%, batch 6"
 
 
 class AbsentError(LookupError):
-    """A result file has nothing for a row."""
+    """A result has nothing for a row."""
 
 
 class UnavailableError(LookupError):
-    """It has a reason why there is no value."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """`bounds`: by device kind; no row there where there is none. `value` takes a result file's content.
-
-    Raises:
-        AbsentError, UnavailableError: from `value`.
-    """
-
-    what: str
-    bounds: Mapping[str, float]
-    value: Callable[[dict], float]
-    at_least: bool = False
-    unit: str = ""  # "", "%" or "GiB"
-
-    def is_met(self, value: float, kind: str) -> bool:
-        return value >= self.bounds[kind] if self.at_least else value <= self.bounds[kind]
-
-    def bound(self, kind: str) -> str:
-        bound = self.bounds[kind]
-        return f"{'≥' if self.at_least else '≤'} {self._with_unit(f'{100 * bound if self._is_share else bound:g}')}"
-
-    def shown(self, value: float) -> str:
-        return self._with_unit(digits(100 * value if self._is_share else value, 3))
-
-    @property
-    def _is_share(self) -> bool:
-        return self.unit == "%"
-
-    def _with_unit(self, number: str) -> str:
-        return f"{number} {self.unit}".rstrip()
+    """A result says why there is no value."""
 
 
 # ---- where a value is found ------------------------------------------------------------------------------------------
 
 
-def _record(content: dict, suite: str, part: str, name: str) -> dict:
-    try:
-        record = content["suites"][suite][part][name]
-    except KeyError:
-        raise AbsentError(name) from None
-    if "unavailable" in record:
-        raise UnavailableError(record["unavailable"])
-    return record
+def figure(result: Result, quantity: str, **columns: object) -> float:
+    """
+    Raises:
+        AbsentError, UnavailableError: there is no such row, or it has no such quantity.
+    """
+    row = result.one(**columns)
+    if row is None:
+        raise AbsentError(columns)
+    if "unavailable" in row:
+        raise UnavailableError(f"{row['alternative']}: {row['unavailable']}")
+    return row[quantity]
 
 
-def _figure(record: dict, contestant: str, way: str, name: str) -> float:
-    one = record["contestants"].get(contestant, {}).get(way)
-    if one is None:
-        raise AbsentError(contestant)
-    if "unavailable" in one:
-        raise UnavailableError(f"{contestant}: {one['unavailable']}")
-    return one[name]
+def time_ratio(
+    result: Result, suite: str, case: str, over: Sequence[str], under: str, which: str, quantity: str = "ms"
+) -> float:
+    """Returns time over time; of several alternatives `over` the fastest, and () stands for all but `under`."""
+    where = dict(suite=suite, case=case, pass_=which)
+    over = over or [row["alternative"] for row in result.find(**where) if row["alternative"] != under]
+    own = figure(result, quantity, alternative=under, **where)
+    times, reasons = [], []
+    for name in over:
+        try:
+            times.append(figure(result, quantity, alternative=name, **where))
+        except AbsentError:
+            continue
+        except UnavailableError as error:
+            reasons.append(str(error))
+    if not times:
+        raise UnavailableError("; ".join(reasons)) if reasons else AbsentError(case)
+    return min(times) / own
 
 
-def _quotient(record: dict, over: str, under: str, way: str) -> float:
-    return _figure(record, over, way, "ms") / _figure(record, under, way, "ms")
+def ratio(suite: str, case: str, over: str, under: str, which: str) -> Callable[[Result], float]:
+    return lambda result: time_ratio(result, suite, case, [over], under, which)
 
 
-def _layers(group: str, over: str, under: str, way: str) -> Callable[[dict], float]:
-    return lambda content: _quotient(_record(content, "layers", "sums", f"{group} 256"), over, under, way)
+def best(case: str, which: str) -> Callable[[Result], float]:
+    """Of the attention alternatives the smallest ratio to ours."""
 
-
-def _roof_share(case: str, way: str) -> Callable[[dict], float]:
-    """Of the measured matrix product."""
-
-    def value(content: dict) -> float:
-        rate = _figure(_record(content, "attention", "cases", case), OURS, way, "tflops")
-        return rate / content["roofs"]["tflops"]
+    def value(result: Result) -> float:
+        rows = result.find(suite="attention", case=case, pass_=which)
+        ratios = [row["ratio"] for row in rows if row["alternative"] != OURS and "ratio" in row]
+        if not ratios:
+            raise UnavailableError("no other is") if rows else AbsentError(case)
+        return min(ratios)
 
     return value
 
 
-def _best(case: str, way: str) -> Callable[[dict], float]:
-    def value(content: dict) -> float:
-        best = _record(content, "attention", "cases", case)["best"][way]
-        if "unavailable" in best:
-            raise UnavailableError(best["unavailable"])
-        return best["ratio"]
-
-    return value
+def roof_share(case: str, which: str) -> Callable[[Result], float]:
+    """Of the rate of the measured matrix product."""
+    where = dict(suite="attention", case=case, alternative=OURS, pass_=which)
+    return lambda result: figure(result, "tflops", **where) / result.facts["roofs"]["tflops"]
 
 
-def _price(case: str) -> Callable[[dict], float]:
-    return lambda content: _quotient(_record(content, "price-of-shift", "cases", case), OURS, WITHOUT, FORWARD)
+def extra_memory(suite: str, case: str, which: str, unit: float) -> Callable[[Result], float]:
+    where = dict(suite=suite, case=case, alternative=OURS, pass_=which)
+    return lambda result: figure(result, "extra_mib", **where) / unit
 
 
-def _large_holes(content: dict) -> float:
-    """The layers' summed times at both shares, over those without a hole."""
-    records = [
-        _record(content, "mask-ratios", "cases", f"{layer} {share}") for layer in LAYERS for share in ("50%", "60%")
-    ]
-    with_holes, without = (sum(_figure(r, name, FORWARD, "ms") for r in records) for name in (OURS, NO_HOLE))
+def growth(quantity: str, which: str) -> Callable[[Result], float]:
+    """Of ours, from the small to the large map."""
+    where = dict(suite="attention", alternative=OURS, pass_=which)
+    return lambda result: (
+        figure(result, quantity, case="128×128", **where) / figure(result, quantity, case="64×64", **where)
+    )
+
+
+def large_holes(result: Result) -> float:
+    """The three layers' summed times at both shares, over those without a hole."""
+    cases = [f"{layer} {share}" for layer in ("Encode_1", "Encode_2", "Encode_3") for share in ("50%", "60%")]
+    with_holes, without = (
+        sum(figure(result, "ms", suite="mask-ratios", case=case, alternative=name) for case in cases)
+        for name in (OURS, "ours, no hole")
+    )
     return with_holes / without
 
 
-def _inference(content: dict) -> float:
-    """Against the faster of those that are compiled."""
-    record = _record(content, "generator", "cases", f"{WHOLE} 256")
-    if record["batch"] != 1:
+def inference(result: Result) -> float:
+    """Of one image, against the faster of the references that are compiled."""
+    row = result.one(suite="generator", case="whole 256", alternative=OURS)
+    if row is None or row["batch"] != 1:
         raise AbsentError("batch 1")
-    compiled = [name for name in (COMPILED_NETWORK, COMPILED_GRAPHS) if name in record["contestants"]]
-    ratios, reasons = [], []
-    for name in compiled:
-        try:
-            ratios.append(_quotient(record, name, OURS, FORWARD))
-        except UnavailableError as error:
-            reasons.append(str(error))
-    if not compiled:
-        raise AbsentError(COMPILED_NETWORK)
-    if not ratios:
-        raise UnavailableError("; ".join(reasons))
-    return min(ratios)
+    compiled = "reference, compiled", "reference, compiled, reduce-overhead"
+    return time_ratio(result, "generator", "whole 256", compiled, OURS, FORWARD)
 
 
-def _memory(content: dict) -> float:
-    return _figure(_record(content, "memory", "cases", f"{WHOLE} {LARGE_IMAGE}"), OURS, FORWARD, "extra_mib") / 1024
+def training(result: Result) -> float:
+    """Of whole runs of Table 5 only."""
+    if result.facts.get("quick", True) or not result.facts["complete"]:
+        raise AbsentError("table5")
+    where = dict(suite="table5", pass_=STEP)
+    ours = figure(result, "ms", case="ours", alternative="fused", **where)
+    return ours / figure(result, "ms", case="pconv", alternative="reference", **where)
 
 
-def _training(content: dict) -> float:
-    if content.get("quick", True) or not content["complete"]:
-        raise AbsentError("a whole run of benchmarks.table5")
-    rows = {(row["system"], row["operators"]): row for row in content["rows"]}
-    times = []
-    for system, operators in (("ours", FUSED), ("pconv", REFERENCE)):
-        row = rows.get((system, operators), {})
-        if "unavailable" in row:
-            raise UnavailableError(f"{system}, {operators}: {row['unavailable']}")
-        if "ms" not in row:
-            raise AbsentError(system)
-        times.append(row["ms"])
-    return times[0] / times[1]
+# ---- the targets -----------------------------------------------------------------------------------------------------
 
 
-def _stage(
-    way: str, bounds: Mapping[str, float], value: Callable[[str, str], Callable[[dict], float]], what: str, **of
-) -> list[Target]:
-    """The attention stage's rows: a single map, and on CUDA also the paper's batch, since two products of a single map
-    take 2 µs at an H100's roof, which is less than the launch of a kernel."""
-    names = {"batch 1": (attention.STAGE, bounds), "batch 6": (attention.STAGE_BATCH, {CUDA: bounds[CUDA]})}
-    title = {FORWARD: "forward", BOTH: "forward + backward"}[way]
-    return [
-        Target(f"attention stage, {batch}, {title}, {what}", own, value(case, way), at_least=True, **of)
-        for batch, (case, own) in names.items()
-    ]
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """`bounds`: by device kind; no row where there is none. `value` raises AbsentError or UnavailableError where a
+    result has no value. `unit`: "", "%", "MiB" or "GiB"."""
+
+    what: str
+    bounds: Mapping[str, float]
+    value: Callable[[Result], float]
+    at_least: bool = False
+    unit: str = ""
+
+    def is_met(self, value: float, kind: str) -> bool:
+        return value >= self.bounds[kind] if self.at_least else value <= self.bounds[kind]
+
+    def bound(self, kind: str) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self._with_unit(f'{self._scale * self.bounds[kind]:g}')}"
+
+    def shown(self, value: float) -> str:
+        return self._with_unit(digits(self._scale * value, 3))
+
+    @property
+    def _scale(self) -> int:
+        return 100 if self.unit == "%" else 1
+
+    def _with_unit(self, number: str) -> str:
+        return f"{number} {self.unit}".rstrip()
 
 
-TARGETS = [
-    Target(
-        "16 partial convolutions, forward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.80, CUDA: 0.90},
-        _layers("16 layers", OURS, BARE, FORWARD),
-    ),
-    Target(
-        "16 partial convolutions, forward + backward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.90, CUDA: 1.00},
-        _layers("16 layers", OURS, BARE, BOTH),
-    ),
-    Target(
-        "channel masks, compiled, against ours, forward + backward",
-        {CPU: 2.5, CUDA: 2.5},
-        _layers("16 layers", COMPILED, OURS, BOTH),
-        at_least=True,
-    ),
-    Target(
-        "Encode_1 plus Decode_1, forward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.45, CUDA: 0.5},
-        _layers("Encode_1 + Decode_1", OURS, BARE, FORWARD),
-    ),
-    *_stage(FORWARD, {CPU: 0.40, CUDA: 0.35}, _roof_share, "of the matrix product's rate", unit="%"),
-    *_stage(BOTH, {CPU: 0.30, CUDA: 0.25}, _roof_share, "of the matrix product's rate", unit="%"),
-    *_stage(FORWARD, {CPU: 3, CUDA: 3}, _best, "best of the others against ours"),
-    *_stage(BOTH, {CPU: 2, CUDA: 2}, _best, "best of the others against ours"),
-    Target("k = 1 against k = 0, forward, batch 1", {CPU: 1.5, CUDA: 1.8}, _price(shift_price.STAGE)),
-    Target("k = 1 against k = 0, forward, batch 6", {CUDA: 1.8}, _price(shift_price.STAGE_BATCH)),
-    Target("50-60 % hole against none, first three layers, forward", {CPU: 0.8, CUDA: 0.85}, _large_holes),
-    Target(
-        "training step of Ours, fused, against PConv's on reference operators (the paper: 2.06)",
-        {CPU: 1.0, CUDA: 1.0},
-        _training,
-    ),
-    Target(
-        "generator, batch 1, 256×256: compiled reference against ours",
-        {CPU: 2, CUDA: 2},
-        _inference,
-        at_least=True,
-    ),
-    Target("1024×1024, full width, peak memory over the weights", {CPU: 3, CUDA: 6}, _memory, unit="GiB"),
-]
+def _targets() -> Iterator[Target]:
+    """Two products of a single map take 2 µs at an H100's roof, less than the launch of a kernel, which is why the
+    attention stage's targets are on CUDA also for the paper's batch."""
+    title = {FORWARD: "forward", BOTH: "forward + backward"}
+    bare = "against bare `F.conv2d` on ready inputs"
+    for which, bounds in ((FORWARD, {CPU: 0.80, CUDA: 0.90}), (BOTH, {CPU: 0.90, CUDA: 1.00})):
+        value = ratio("layers", LAYERS, OURS, "bare conv", which)
+        yield Target(f"16 partial convolutions, {title[which]}, {bare}", bounds, value)
+    value = ratio("layers", LAYERS, "channel masks, compiled", OURS, BOTH)
+    yield Target("channel masks, compiled, against ours, forward + backward", {CPU: 2.5, CUDA: 2.5}, value, True)
+    value = ratio("layers", TWO_LAYERS, OURS, "bare conv", FORWARD)
+    yield Target(f"Encode_1 plus Decode_1, forward, {bare}", {CPU: 0.45, CUDA: 0.5}, value)
+    for which, bounds in ((FORWARD, {CPU: 0.40, CUDA: 0.35}), (BOTH, {CPU: 0.30, CUDA: 0.25})):
+        for batch, case, own in ((1, STAGE, bounds), (6, STAGE_BATCH, {CUDA: bounds[CUDA]})):
+            what = f"attention stage, batch {batch}, {title[which]}, of the matrix product's rate"
+            yield Target(what, own, roof_share(case, which), True, "%")
+    for which, bound in ((FORWARD, 3), (BOTH, 2)):
+        for batch, case, own in ((1, STAGE, {CPU: bound, CUDA: bound}), (6, STAGE_BATCH, {CUDA: bound})):
+            what = f"attention stage, batch {batch}, {title[which]}, best of the others against ours"
+            yield Target(what, own, best(case, which), True)
+    for batch, case, own in ((1, "64×64", {CPU: 1.5, CUDA: 1.8}), (6, "64×64, batch 6", {CUDA: 1.8})):
+        value = ratio("shift-propagation", case, OURS, "ours, k = 0", FORWARD)
+        yield Target(f"k = 1 against k = 0, forward, batch {batch}", own, value)
+    yield Target("50-60 % hole against none, first three layers, forward", {CPU: 0.8, CUDA: 0.85}, large_holes)
+    what = "training step of Ours, fused, against PConv's on reference operators (the paper: 2.06)"
+    yield Target(what, {CPU: 1.0, CUDA: 1.0}, training)
+    what = "generator, batch 1, 256×256: compiled reference against ours"
+    yield Target(what, {CPU: 2, CUDA: 2}, inference, True)
+    value = extra_memory("memory", "whole 1024", FORWARD, 1024)
+    yield Target("1024×1024, full width, peak memory over the weights", {CPU: 3, CUDA: 6}, value, unit="GiB")
+
+    ratios = (
+        ("64×64", "N×N matrix", CPU, 10, 6),
+        ("64×64", "gathered", CPU, 2, 1.5),
+        ("mixed holes", "N×N matrix", CPU, None, 4),
+        ("half holes", "N×N matrix", CUDA, 15, 10),
+        ("half holes", "", CUDA, 3, 2),
+    )
+    for case, name, kind, *bounds in ratios:
+        for which, bound in zip((FORWARD, BOTH), bounds, strict=True):
+            if bound:
+                what = f"hole attention, {case}, {title[which]}, {name or 'best of the others'} against ours"
+                value = ratio("attention", case, name, OURS, which) if name else best(case, which)
+                yield Target(what, {kind: bound}, value, True)
+    for which, bound in ((FORWARD, 64), (BOTH, 128)):
+        value = extra_memory("attention", "128×128", which, 1)
+        yield Target(f"hole attention, 128×128, {title[which]}, extra memory", {CPU: bound}, value, unit="MiB")
+    for quantity, name, bound in (("ms", "time", 18), ("extra_mib", "extra memory", 4.5)):
+        for which in (FORWARD, BOTH):
+            what = f"hole attention, {title[which]}, growth of {name} from 64×64 to 128×128"
+            yield Target(what, {CPU: bound}, growth(quantity, which))
+
+
+TARGETS = [*_targets()]
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def rows(files: Mapping[str, dict], kind: str, judged: bool = True) -> list[dict]:
-    """Of the result files, by stem, of one device in one precision: what, target, and ``value``, ``file`` and, where
-    the target is for that precision, ``met``; or ``unavailable`` and ``file``; or none where nothing was measured."""
-    return [_row(target, files, kind, judged) for target in TARGETS if kind in target.bounds]
+def in_order(results: Iterable[Result]) -> list[Result]:
+    return sorted(results, key=lambda result: (not result.name.startswith("operators"), result.name))
 
 
-def _row(target: Target, files: Mapping[str, dict], kind: str, judged: bool) -> dict:
-    row: dict[str, object] = {"what": target.what, "target": target.bound(kind)}
-    reason: dict[str, object] = {}
-    for stem in sorted(files, key=lambda stem: (not stem.startswith("operators"), stem)):
+def rows(results: Iterable[Result], kind: str, with_verdict: bool = True) -> list[Row]:
+    """Returns, for the results of one device in one precision: what, target, and ``value``, ``file`` and, where the
+    target is for that precision, ``met``; or ``unavailable`` and ``file``; or neither where nothing was measured."""
+    return [_row(target, in_order(results), kind, with_verdict) for target in TARGETS if kind in target.bounds]
+
+
+def _row(target: Target, results: Sequence[Result], kind: str, with_verdict: bool) -> Row:
+    row: Row = {"what": target.what, "target": target.bound(kind)}
+    reason: Row = {}
+    for result in results:
         try:
-            value = target.value(files[stem])
+            value = target.value(result)
         except AbsentError:
             continue
         except UnavailableError as error:
-            reason = reason or {"unavailable": str(error), "file": stem}
+            reason = reason or {"unavailable": str(error), "file": result.name}
             continue
-        met = {"met": target.is_met(value, kind)} if judged else {}
-        return row | {"value": float(f"{value:.6g}"), **met, "file": stem}
+        met = {"met": target.is_met(value, kind)} if with_verdict else {}
+        return row | {"value": float(f"{value:.6g}"), **met, "file": result.name}
     return row | reason
 
 
-def columns(results: Mapping[str, dict]) -> dict[tuple[str, str], dict[str, dict[str, dict]]]:
-    """(kind, device) -> precision -> result files; the CPUs first, and a GPU in any case."""
-    found: dict[tuple[str, str], dict[str, dict[str, dict]]] = {}
-    for stem, content in results.items():
-        facts, precision = content["environment"], content.get("dtype", content.get("precision"))
-        kind = facts["device_kind"]
-        if precision in PRECISIONS[kind]:
-            device = facts["device"] + (f", {facts['threads']} threads" if kind == CPU else "")
-            found.setdefault((kind, device), {}).setdefault(precision, {})[stem] = content
-    if not any(kind == CUDA for kind, _ in found):
-        found[CUDA, GPU] = {}
-    return dict(sorted(found.items()))
+def device_of(result: Result) -> str:
+    facts = result.facts
+    return facts["device"] + (f", {facts['threads']} threads" if facts["device_kind"] == CPU else "")
 
 
-def as_json(results: Mapping[str, dict]) -> list[dict]:
-    """One entry per device and precision."""
-    return [
-        {
-            "kind": kind,
-            "device": device,
-            "precision": precision,
-            "rows": rows(files.get(precision, {}), kind, judged=precision == PRECISIONS[kind][0]),
-        }
-        for (kind, device), files in columns(results).items()
-        for precision in PRECISIONS[kind]
-    ]
+def as_json(results: Sequence[Result]) -> list[dict]:
+    """Returns one entry per device and precision; the CPUs first, and a GPU in any case."""
+    devices = {(result.facts["device_kind"], device_of(result)) for result in results}
+    if not any(kind == CUDA for kind, _ in devices):
+        devices.add((CUDA, GPU))
+    entries = []
+    for kind, device in sorted(devices):
+        own = [result for result in results if device_of(result) == device]
+        for precision in PRECISIONS[kind]:
+            some = [result for result in own if result.facts["precision"] == precision]
+            found = rows(some, kind, with_verdict=precision == PRECISIONS[kind][0])
+            entries.append({"kind": kind, "device": device, "precision": precision, "rows": found})
+    return entries
 
 
-def section(results: Mapping[str, dict]) -> str:
-    """Markdown: a table per device, that with the most rows first. What only another device of its kind has measured is
-    left out of it; what none has is said to be so."""
-    parts, entries = ["### Targets"], as_json(results)
-    for kind in PRECISIONS:
+def section(results: Sequence[Result]) -> str:
+    """Writes Markdown: a table per device, the one with the most rows first. A table leaves out what only another
+    device of its kind has measured."""
+    parts, entries = ["## Targets"], as_json(results)
+    for kind, precisions in PRECISIONS.items():
         of_kind = [entry for entry in entries if entry["kind"] == kind]
-        elsewhere = {row["what"] for entry in of_kind for row in entry["rows"] if "file" in row}
-        tables = {}
+        measured = {row["what"] for entry in of_kind for row in entry["rows"] if "file" in row}
+        found = {}
         for device in dict.fromkeys(entry["device"] for entry in of_kind):
-            of_device = [entry for entry in of_kind if entry["device"] == device]
-            tables[device] = list(_cells(of_device, elsewhere))
-        precisions = list(PRECISIONS[kind])
-        for device, cells in sorted(tables.items(), key=lambda item: -len(item[1])):
-            parts += [_caption(kind, device, precisions), table(_header(precisions), cells)]
+            of_device = [entry["rows"] for entry in of_kind if entry["device"] == device]
+            found[device] = list(_cells(of_device, measured))
+        for device, lines in sorted(found.items(), key=lambda item: -len(item[1])):
+            header = ["what", "target", *precisions, "", "measured in"]
+            parts += [_caption(kind, device, precisions), table(header, lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def _caption(kind: str, device: str, precisions: list[str]) -> str:
+def _caption(kind: str, device: str, precisions: Sequence[str]) -> str:
     words = f"**{device}.** Ratios are of times within one run."
-    if kind == CPU:
-        return words
-    return (
-        f"{words} The targets are for an {GPU} in {precisions[0]}; {', '.join(precisions[1:])} is reported beside. "
-        "Times are the device's, of CUDA graphs, but the training step's."
-    )
+    if kind == CUDA:
+        words += f" The targets are for an {GPU} in {precisions[0]}; {', '.join(precisions[1:])} is reported beside."
+        words += " Times are the device's, of CUDA graphs, except the training step's."
+    return words
 
 
-def _header(precisions: list[str]) -> list[str]:
-    return ["what", "target", *precisions, "", "measured in"]
-
-
-def _cells(of_device: list[dict], elsewhere: Collection[str]) -> Iterator[list[str]]:
-    """`elsewhere`: what is measured on some device of the kind."""
-    for together in zip(*(entry["rows"] for entry in of_device), strict=True):
-        judged = together[0]
+def _cells(of_device: Sequence[list[Row]], measured_somewhere: set[str]) -> Iterator[list[str]]:
+    for together in zip(*of_device, strict=True):
+        first = together[0]
         files = dict.fromkeys(f"`{row['file']}.json`" for row in together if "file" in row)
-        if files or judged["what"] not in elsewhere:
-            verdict = {True: "met", False: "**missed**"}.get(judged.get("met"), "")
-            yield [judged["what"], judged["target"], *map(_value, together), verdict, ", ".join(files)]
+        if files or first["what"] not in measured_somewhere:
+            yield [first["what"], first["target"], *map(_value, together), _verdict(first, "**"), ", ".join(files)]
 
 
-def _value(row: dict) -> str:
+def _verdict(row: Row, mark: str = "") -> str:
+    return {True: "met", False: f"{mark}missed{mark}"}.get(row.get("met"), "")
+
+
+def _value(row: Row) -> str:
     if "value" in row:
         return next(target for target in TARGETS if target.what == row["what"]).shown(row["value"])
     return f"not available: {row['unavailable']}" if "unavailable" in row else NOT_MEASURED
 
 
-def terminal(results: Mapping[str, dict], kind: str = "") -> str:
-    """The same in columns, a block per device and precision; of one kind of device only, where it is given."""
+def terminal(results: Sequence[Result], kind: str = "") -> str:
+    """Writes the same in columns, a block per device and precision; for one kind of device only, where it is given."""
     blocks = []
     for entry in as_json(results):
-        if kind and entry["kind"] != kind:
-            continue
-        lines = [f"{entry['device']}, {entry['precision']}"]
-        if not any("file" in row for row in entry["rows"]):
-            blocks.append(f"{lines[0]}: {NOT_MEASURED}")
-            continue
-        for row in entry["rows"]:
-            verdict = {True: "met", False: "missed"}.get(row.get("met"), "")
-            lines.append(f"  {row['what']:<88} {row['target']:>10}  {_value(row):<12} {verdict}".rstrip())
-        blocks.append("\n".join(lines))
+        if kind in ("", entry["kind"]):
+            title = f"{entry['device']}, {entry['precision']}"
+            lines = [
+                f"  {row['what']:<88} {row['target']:>10}  {_value(row):<12} {_verdict(row)}".rstrip()
+                for row in entry["rows"]
+            ]
+            is_measured = any("file" in row for row in entry["rows"])
+            blocks.append("\n".join([title, *lines]) if is_measured else f"{title}: {NOT_MEASURED}")
     return "\n\n".join(blocks)
