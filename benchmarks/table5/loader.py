@@ -17,18 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import measure, results
-from ..model import (
-    BrushMasks,
-    Facades,
-    ImageFolder,
-    InpaintingData,
-    MaskFolder,
-    StepSampler,
-    make_loader,
-    render_facade,
-    spread_mask,
-)
+from .. import measure, model, results
 
 TARGET = 40.0
 PHOTO, MASK = (936, 537), 512  # width and height of a Paris StreetView image; side of NVIDIA's masks
@@ -41,18 +30,18 @@ def write_folders(root: Path, photos: int, masks: int) -> tuple[Path, Path]:
         folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(photos):
-        facade = Image.fromarray(render_facade(PHOTO[1], number)).resize(PHOTO)
+        facade = Image.fromarray(model.render_facade(PHOTO[1], number)).resize(PHOTO)
         pixels = np.asarray(facade) + rng.normal(0, 6, (PHOTO[1], PHOTO[0], 3))
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folders[0] / f"{number:04}.jpg", quality=90)
     for number in range(masks):
-        valid = spread_mask(MASK, MASK, (0.01, 0.6), rng)[0].numpy()
+        valid = model.spread_mask(MASK, MASK, (0.01, 0.6), rng)[0].numpy()
         Image.fromarray(np.where(valid, 0, 255).astype(np.uint8)).save(folders[1] / f"{number:04}.png")
     return folders
 
 
-def rate(data: InpaintingData, batch: int, workers: int, seconds: float) -> float:
+def rate(data: model.InpaintingData, batch: int, workers: int, seconds: float) -> float:
     """Returns the images per second of a loader whose workers run and whose buffers have been emptied."""
-    batches = iter(make_loader(data, StepSampler(len(data), batch), workers))
+    batches = iter(model.make_loader(data, model.StepSampler(len(data), batch), workers))
     # The workers have loaded some batches before the clock starts.
     for _ in range(4 * workers + 1):
         next(batches)
@@ -68,11 +57,11 @@ def rows(
     """Measures every source for some seconds; returns one row of results for each."""
     with tempfile.TemporaryDirectory() as folder:
         photo_folder, mask_folder = write_folders(Path(folder), max(photos, batch), masks)
-        images = ImageFolder(photo_folder, size, "paris", flip=True)
+        images = model.ImageFolder(photo_folder, size, "paris", flip=True)
         sources = {
-            "facades, brush": InpaintingData(Facades(size), BrushMasks()),
-            "JPEG folder, brush": InpaintingData(images, BrushMasks()),
-            "JPEG folder, mask folder": InpaintingData(images, MaskFolder(mask_folder)),
+            "facades, brush": model.InpaintingData(model.Facades(size), model.BrushMasks()),
+            "JPEG folder, brush": model.InpaintingData(images, model.BrushMasks()),
+            "JPEG folder, mask folder": model.InpaintingData(images, model.MaskFolder(mask_folder)),
         }
         return [
             {"suite": "loader", "case": name, "images_per_s": round(rate(data, batch, workers, seconds), 1)}

@@ -119,7 +119,7 @@ class Stage(System):
         real_features = [f.detach().chunk(2)[0] for f in features]
         with self.autocast(), without_gradients(self.discriminator):
             fake_features = self.discriminator(fake)
-            terms = self._terms(batch, fake, fake_features, real_features)
+            terms = self._terms(batch, fake, (fake_features, real_features))
             terms["adversarial"] = _cross_entropy(fake_features[-1], real=True)
         sum(self.WEIGHTS[name] * term for name, term in terms.items()).backward()
         for optimizer in self.optimizers:
@@ -130,10 +130,9 @@ class Stage(System):
         """Returns what the discriminator sees: the real images and the generator's."""
         raise NotImplementedError
 
-    def _terms(
-        self, batch: Batch, fake: Tensor, fake_features: list[Tensor], real_features: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """Returns the terms of the generator's loss but the adversarial one."""
+    def _terms(self, batch: Batch, fake: Tensor, features: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
+        """Returns the terms of the generator's loss but the adversarial one, from the generated images and from the
+        discriminator's features of them and of the real ones."""
         raise NotImplementedError
 
 
@@ -156,10 +155,8 @@ class EdgeConnectEdge(Stage):
         logits = self.generator(torch.cat([batch.grey * (1 - hole), batch.edges * (1 - hole), hole], dim=1))
         return tuple(torch.cat([batch.grey, edges], dim=1) for edges in (batch.edges, torch.sigmoid(logits)))
 
-    def _terms(
-        self, batch: Batch, fake: Tensor, fake_features: list[Tensor], real_features: list[Tensor]
-    ) -> dict[str, Tensor]:
-        return {"feature_matching": _mean_differences(fake_features, real_features)}
+    def _terms(self, batch: Batch, fake: Tensor, features: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
+        return {"feature_matching": _mean_differences(*features)}
 
 
 class EdgeConnectInpainting(Stage):
@@ -184,9 +181,7 @@ class EdgeConnectInpainting(Stage):
         values = self.generator(torch.cat([batch.image * batch.mask, batch.edges], dim=1))
         return batch.image, (torch.tanh(values) + 1) / 2
 
-    def _terms(
-        self, batch: Batch, fake: Tensor, fake_features: list[Tensor], real_features: list[Tensor]
-    ) -> dict[str, Tensor]:
+    def _terms(self, batch: Batch, fake: Tensor, features: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
         """The style term compares the holes; one pass of VGG-19 takes whole images and holes."""
         hole = (~batch.mask).float()
         found, wanted = (self.vgg(torch.cat([images, images * hole])) for images in (fake, batch.image))

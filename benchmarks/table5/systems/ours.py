@@ -1,13 +1,13 @@
-"""The paper's own network: the training step of `msa_model.train`, with random VGG-16 features."""
+"""The paper's own network: the training step of `msa_model`'s trainer, with random VGG-16 features."""
 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from msa_model import InpaintingLoss
 
 from ...model import GeneratorConfig, LossConfig, Processes, TrainConfig, Trainer, VGG16Features
 from .layers import with_he_weights
@@ -35,16 +35,16 @@ class Ours(System):
         variant: str = "paper",
     ) -> None:
         super().__init__(device, precision)
-        config = TrainConfig(
-            generator=GeneratorConfig(base_width=width, backend=backend, depth=depth, variant=variant),
-            loss=LossConfig(vgg="none"),
-            precision=str(precision).removeprefix("torch."),
-            seed=torch.initial_seed(),
-        )
-        self.trainer = Trainer(config, dataclasses.replace(Processes(), device=device))
-        # The trainer takes trained VGG weights only, from a file.
-        self.trainer.loss = InpaintingLoss(with_he_weights(VGG16Features(None)), variant=variant)
-        self.place(self.trainer.loss)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "vgg16.pth"
+            torch.save(with_he_weights(VGG16Features(None)).state_dict(), weights)
+            config = TrainConfig(
+                generator=GeneratorConfig(base_width=width, backend=backend, depth=depth, variant=variant),
+                loss=LossConfig(vgg=str(weights), variant=variant),
+                precision=str(precision).removeprefix("torch."),
+                seed=torch.initial_seed(),
+            )
+            self.trainer = Trainer(config, dataclasses.replace(Processes(), device=device))
         self.networks = {"generator": self.trainer.generator, "discriminator": self.trainer.discriminator}
         self.features = (self.trainer.loss.vgg,)
 

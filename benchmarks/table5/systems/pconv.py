@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from msa_model import InpaintingLoss
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
-from ...cases.layers import ChannelMaskPartialConv
+from ...channel_masks import ChannelMaskPartialConv
 from ...model import VGG16Features
 from .layers import with_he_weights
 from .system import Batch, System, detached, update

@@ -146,16 +146,9 @@ class Encoder(nn.Module):
         self.prior, self.posterior = (residual_block(last, last, 2 * last) for _ in range(2))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """
-        Args:
-            images: (2N, 3, H, W), floating-point: N images that are 0 in their holes, then the N complements, which
-                are 0 elsewhere; H and W multiples of 32.
-
-        Returns:
-            The features of the first N, (N, 32, H/2, W/2), (N, 64, H/4, W/4), (N, 128, H/s, W/s) for s = 8, 16, 32; and
-            the parameters (N, 256, H/32, W/32) of the prior, given the masked images, and of the posterior, given the
-            complements.
-        """
+        """Takes (2N, 3, H, W): N images that are 0 in their holes, then N complements, which are 0 elsewhere. Returns
+        the features of the first N, at H/2 … H/32, and the parameters (N, 256, H/32, W/32) of the prior, given the
+        masked images, and of the posterior, given the complements."""
         features = []
         x = images
         for block in self.blocks:
@@ -186,15 +179,8 @@ class Generator(nn.Module):
         self.attention = ShortLongAttention(widths[1])
 
     def forward(self, latents: Tensor, last_feature: Tensor, feature: Tensor, valid: Tensor) -> list[Tensor]:
-        """
-        Args:
-            latents, last_feature: (N, 128, H/32, W/32), the latter the encoder's.
-            feature: the encoder's (N, 128, H/8, W/8).
-            valid: (N, 1, H/8, W/8), floating-point, 1 = valid, 0 = hole.
-
-        Returns:
-            Images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1.
-        """
+        """Takes latents and the encoder's last feature (N, 128, H/32, W/32), its feature (N, 128, H/8, W/8) and the
+        mask, `valid` (N, 1, H/8, W/8); returns images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1."""
         x = self.blocks[0](self.latent(latents) + last_feature)
         x = self.attention(self.blocks[1](x), feature, valid)
         images = [self.outputs[0](x)]
