@@ -21,10 +21,9 @@ def compile_report(source: str, architecture: str, nvcc: str) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         flags = "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC -Xptxas=-v -DUSE_CUDA -DTORCH_STABLE_ONLY"
-        target = [
-            "-DTORCH_TARGET_VERSION=0x020b000000000000",
-            f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
-        ]
+        flags += (
+            f" -DTORCH_TARGET_VERSION=0x020b000000000000 -gencode=arch=compute_{architecture},code=sm_{architecture}"
+        )
         headers = [f"-isystem={path}" for path in include_paths()]
         command = [nvcc, *flags.split(), *headers, "-c", source, "-o", os.path.join(folder, "out.o")]
         result = subprocess.run(command, capture_output=True, text=True)

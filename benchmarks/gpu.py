@@ -2,7 +2,7 @@
 
 It runs parts of at most four minutes, the most valuable first: the tests and compute-sanitizer on the GPU, while
 alternatives compile; then the benchmarks that the targets need, in bfloat16. Other parts are asked for by name:
-``--part attention``; ``--only build,tests`` runs some steps. Every step has its own time limit, and one that fails does
+``--part compile,targets``; ``--only build,tests`` runs some steps. Every step has its own time limit, and one that fails does
 not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets come
 last. $MSA_COMMIT names the commit where git cannot.
 """
@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,103 +26,81 @@ from . import results, targets
 from .measure import ROOT
 from .options import unknown
 
-PYTHON = sys.executable
 #: Test processes, where pytest-xdist is there to start them.
-PROCESSES = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-PYTEST = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
-#: How many lines of a step's log are shown at its end.
-LINES = 20
-#: Seconds of a part, and of its first step, the build.
-PART_LIMIT, BUILD_LIMIT = 240, 100
-#: The generator's 16 partial convolutions, dealt out to processes that compile at the same time.
-LAYERS = [
-    [f"--layer={part}_{number}" for number in some]
+PROCESSES = f"-n {min(12, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else ""
+#: Seconds of a part, of its first step, the build, and of the longest other step.
+PART_LIMIT, BUILD_LIMIT, LIMIT = 240, 100, 140
+PYTEST = "PYTHON -m pytest -q -p no:cacheprovider"
+SANITIZER = "compute-sanitizer --error-exitcode=9 --target-processes=all"
+SANITIZED = f"{PYTEST} -x tests/ops/test_sanitizer_set.py"
+OPERATORS = "PYTHON -m benchmarks.operators --device=cuda --rounds=15 --batch=6 --dtype=DTYPE"
+TABLE5 = "PYTHON -m benchmarks.table5 --precision=DTYPE --no-compile --no-loader"
+#: The attention stage that the targets are for, with the paper's batch, and with one map.
+SIX_MAPS, ONE_MAP = "--suite=attention --case='64x64 30%, batch 6' --compiled", "--case='64x64 30%'"
+INFERENCE = "--suite=generator --case=whole --batch=1 --compiled"
+SUITES = "--suite=layers --suite=mask-ratios --suite=shift-propagation --suite=memory --size=256 --compiled"
+#: Steps that fill the compiler's caches; the generator's layers are dealt out to processes that run at the same time.
+COMPILING = {
+    f"compile-layers-{part}-{numbers[0]}": f"{OPERATORS} --suite=layers --size=256 --compiled --compile-only=compiled "
+    + " ".join(f"--layer={part}_{number}" for number in numbers)
     for part in ("Encode", "Decode")
-    for some in ((1, 2, 3, 4), (5, 6, 7, 8))
-]
-#: The attention stage that the targets are for, with one map and with the paper's batch.
-STAGE_BATCH = ["--suite=attention", "--case=64x64 30%, batch 6", "--compiled"]
-STAGE = [*STAGE_BATCH, "--case=64x64 30%"]
-INFERENCE = ["--suite=generator", "--case=whole", "--batch=1", "--compiled"]
-SUITES = ["--suite=layers", "--suite=mask-ratios", "--suite=shift-propagation", "--suite=memory", "--size=256"]
-NETWORKS = ["--suite=generator", "--suite=training", "--suite=upcat-rule"]
-
-
-def _operators(dtype: str, *options: str) -> list[str]:
-    return [
-        PYTHON,
-        "-m",
-        "benchmarks.operators",
-        "--device=cuda",
-        "--rounds=15",
-        "--batch=6",
-        f"--dtype={dtype}",
-        *options,
-    ]
-
-
-def _compile_steps(dtype: str) -> dict[str, list[str]]:
-    """Steps that fill the compiler's caches with the alternatives whose names contain a text."""
-    layers = ["--suite=layers", "--size=256", "--compiled", "--compile-only=compiled"]
-    return {
-        f"compile-layers-{number}-{dtype}": _operators(dtype, *layers, *some) for number, some in enumerate(LAYERS, 1)
-    } | {
-        f"compile-attention-{dtype}": _operators(dtype, *STAGE_BATCH, "--compile-only=compiled"),
-        f"compile-flex-{dtype}": _operators(dtype, *STAGE_BATCH, "--compile-only=Flex"),
-        f"compile-inference-{dtype}": _operators(dtype, *INFERENCE, "--compile-only=compiled"),
-    }
-
-
-def _measuring_steps(dtype: str) -> dict[str, tuple[int, list[str]]]:
-    table5 = [PYTHON, "-m", "benchmarks.table5", f"--precision={dtype}"]
-    systems = ["--system=pconv", "--system=ours", "--no-compile", "--no-loader"]
-    return {
-        f"operators-{dtype}": (140, _operators(dtype, *SUITES, "--compiled", "--name=operators")),
-        f"stage-{dtype}": (80, _operators(dtype, *STAGE, "--name=stage")),
-        f"inference-{dtype}": (60, _operators(dtype, *INFERENCE, "--name=inference")),
-        f"step-{dtype}": (50, [*table5, *systems]),
-        f"networks-{dtype}": (90, _operators(dtype, *NETWORKS, "--name=networks")),
-        f"attention-{dtype}": (140, _operators(dtype, "--suite=attention", "--name=attention")),
-        f"large-{dtype}": (140, _operators(dtype, "--suite=layers", "--size", "512", "1024", "--name=large")),
-        f"scaling-{dtype}": (140, _operators(dtype, "--suite=scaling", "--name=scaling")),
-        f"table5-{dtype}": (140, [*table5, "--no-compile", "--no-loader"]),
-    }
-
-
-CHECKS = ("tests", "memcheck", "racecheck")
-SANITIZED = ["-x", "tests/ops/test_sanitizer_set.py"]
-#: name -> (seconds, command)
-STEPS: dict[str, tuple[int, list[str]]] = {
-    "build": (BUILD_LIMIT, [PYTHON, "setup.py", "build_ext", "--inplace"]),
-    "tests": (140, [*PYTEST, "-m", "gpu", *PROCESSES, "tests"]),
-    "memcheck": (140, [*SANITIZER, "--tool=memcheck", *PYTEST, *SANITIZED]),
-    "racecheck": (140, [*SANITIZER, "--tool=racecheck", *PYTEST, *SANITIZED]),
+    for numbers in ((1, 2, 3, 4), (5, 6, 7, 8))
+} | {
+    "compile-attention": f"{OPERATORS} {SIX_MAPS} --compile-only=compiled",
+    "compile-flex": f"{OPERATORS} {SIX_MAPS} --compile-only=Flex",
+    "compile-inference": f"{OPERATORS} {INFERENCE} --compile-only=compiled",
 }
-#: name -> steps in order; those in a tuple of their own run at the same time, as none of them is timed.
+#: Steps that measure, with their limits in seconds.
+MEASURING = {
+    "operators": (LIMIT, f"{OPERATORS} {SUITES} --name=operators"),
+    "stage": (80, f"{OPERATORS} {SIX_MAPS} {ONE_MAP} --name=stage"),
+    "inference": (60, f"{OPERATORS} {INFERENCE} --name=inference"),
+    "step": (50, f"{TABLE5} --system=pconv --system=ours"),
+    "networks": (90, f"{OPERATORS} --suite=generator --suite=training --suite=upcat-rule --name=networks"),
+    "attention": (LIMIT, f"{OPERATORS} --suite=attention --name=attention"),
+    "large": (LIMIT, f"{OPERATORS} --suite=layers --size 512 1024 --name=large"),
+    "scaling": (LIMIT, f"{OPERATORS} --suite=scaling --name=scaling"),
+    "table5": (LIMIT, TABLE5),
+}
+#: name -> (seconds, command). Names end in the precision where it is not bfloat16.
+STEPS: dict[str, tuple[int, list[str]]] = {}
+#: name -> steps after the build, in order. Those in a tuple of their own run at the same time: none of them is timed.
 PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {}
-for _dtype in ("bfloat16", "tf32", "float32"):
-    _compiling = _compile_steps(_dtype)
-    STEPS |= {name: (140, command) for name, command in _compiling.items()} | _measuring_steps(_dtype)
-    _suffix = "" if _dtype == "bfloat16" else f"-{_dtype}"
-    PARTS |= {
-        ("checks" if _dtype == "bfloat16" else f"compile{_suffix}"): (
-            "build",
-            (*(CHECKS if _dtype == "bfloat16" else ()), *_compiling),
-        ),
-        f"targets{_suffix}": ("build", f"operators-{_dtype}"),
-        f"stage{_suffix}": ("build", f"stage-{_dtype}", f"inference-{_dtype}"),
-        f"training{_suffix}": ("build", f"step-{_dtype}", f"networks-{_dtype}"),
-        **{f"{name}{_suffix}": ("build", f"{name}-{_dtype}") for name in ("attention", "large", "scaling", "table5")},
-    }
-#: What runs where no part is named.
+#: The parts that run where none is named.
 USUAL = ("checks", "targets", "stage", "training")
 
 
+def _add(name: str, limit: int, command: str) -> None:
+    STEPS[name] = limit, [sys.executable if word == "PYTHON" else word for word in shlex.split(command)]
+
+
+_add("build", BUILD_LIMIT, "PYTHON setup.py build_ext --inplace")
+_add("tests", LIMIT, f"{PYTEST} -m gpu {PROCESSES} tests")
+for _tool in ("memcheck", "racecheck"):
+    _add(_tool, LIMIT, f"{SANITIZER} --tool={_tool} {SANITIZED}")
+for _dtype in ("bfloat16", "tf32", "float32"):
+    _end = "" if _dtype == "bfloat16" else f"-{_dtype}"
+    for _name, _command in COMPILING.items():
+        _add(_name + _end, LIMIT, _command.replace("DTYPE", _dtype))
+    for _name, (_limit, _command) in MEASURING.items():
+        _add(_name + _end, _limit, _command.replace("DTYPE", _dtype))
+    _compiling = tuple(name + _end for name in COMPILING)
+    PARTS |= (
+        {f"compile{_end}": (_compiling,)} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}
+    )
+    PARTS |= {
+        **({} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}),
+        f"compile{_end}": (_compiling,),
+        f"targets{_end}": (f"operators{_end}",),
+        f"stage{_end}": (f"stage{_end}", f"inference{_end}"),
+        f"training{_end}": (f"step{_end}", f"networks{_end}"),
+        **{f"{name}{_end}": (f"{name}{_end}",) for name in ("attention", "large", "scaling", "table5")},
+    }
+
+
 def steps_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the steps of the parts in order, those together that run at the same time; the build only once."""
-    steps = [step if isinstance(step, tuple) else (step,) for part in parts for step in PARTS[part]]
-    return list(dict.fromkeys(steps))
+    """Returns the build and the parts' steps in order, those together that run at the same time."""
+    return [("build",), *(step if isinstance(step, tuple) else (step,) for part in parts for step in PARTS[part])]
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -150,7 +129,7 @@ def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str
 
 
 def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, float]]:
-    """Outcomes and seconds of steps that run at the same time."""
+    """Runs steps at the same time; returns their outcomes and seconds."""
     with ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(lambda name: run_step(name, *STEPS[name], logs), names), strict=True))
 
@@ -158,12 +137,13 @@ def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, flo
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--part", help=f"{', '.join(PARTS)} (default: {', '.join(USUAL)})")
+    choice.add_argument("--part", help=f"separated by commas (default: {','.join(USUAL)}): {', '.join(PARTS)}")
     choice.add_argument("--only", help="steps, separated by commas")
     arguments = parser.parse_args(argv)
-    if arguments.part and arguments.part not in PARTS:
-        parser.error(unknown("part", arguments.part, PARTS))
-    parts = [arguments.part] if arguments.part else USUAL
+    parts = arguments.part.split(",") if arguments.part else USUAL
+    for name in parts:
+        if name not in PARTS:
+            parser.error(unknown("part", name, PARTS))
     wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(parts)
     for name in itertools.chain(*wanted):
         if name not in STEPS:
@@ -181,12 +161,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for name, (outcome, seconds) in outcomes.items():
         print(f"{name:<28} {seconds:5.0f} s  {outcome}")
-    print(f"\n{targets.terminal(results.committed(), targets.CUDA)}")
+    of_gpus = [row for row in targets.rows(results.committed()) if row["kind"] == targets.CUDA]
+    print(f"\n{targets.section(of_gpus)}")
     return int(any(outcome != "ok" for outcome, _ in outcomes.values()))
 
 
 def copy_results(out: Path) -> None:
-    """Those of GPUs, to $OUT where it is set."""
+    """Copies those of GPUs to $OUT where it is set."""
     for result in results.RESULTS.glob("*.json"):
         if os.environ.get("OUT") and "cpu" not in result.stem:
             shutil.copy(result, out)

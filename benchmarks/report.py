@@ -36,13 +36,7 @@ background pixels, and 3.5 times that with the backward. The roofs are a large m
 in the same run. Extra memory is the peak beyond what was held before.
 """
 
-
 # ---- sections --------------------------------------------------------------------------------------------------------
-
-
-def section(result: Result) -> str:
-    first = result.rows[0]["suite"]
-    return SECTIONS.get(first, operators_section)(result)
 
 
 def operators_section(result: Result) -> str:
@@ -53,8 +47,7 @@ def operators_section(result: Result) -> str:
         f"{roofs['gbytes_per_s']:g} GB/s (copy).",
     ]
     for name in result.suites:
-        words = result.facts["suites"][name]
-        rows = result.find(suite=name)
+        words, rows = result.facts["suites"][name], result.find(suite=name)
         batches = ", ".join(f"batch {batch}" for batch in tables.distinct(rows, "batch"))
         parts += [f"### {words['title'].capitalize()}{f', {batches}' if batches else ''}", words["about"]]
         if len(tables.names(rows)) > 1:
@@ -73,7 +66,7 @@ def _source(result: Result) -> str:
 
 
 def demo_weights_section(result: Result) -> str:
-    """A row per method; PSNR / SSIM of the standard protocol per range of hole ratios."""
+    """Shows a row per method: PSNR / SSIM of the standard protocol per range of hole ratios."""
     ranges, size = tables.distinct(result.rows, "case"), result.facts["size"]
     lines = []
     for name in tables.names(result.rows):
@@ -100,84 +93,63 @@ def loader_section(result: Result) -> str:
 SECTIONS = {"table5": table5_report.section, "demo-weights": demo_weights_section, "loader": loader_section}
 
 
-def in_order(found: Sequence[Result]) -> list[Result]:
+def sections(found: Sequence[Result]) -> Iterator[str]:
     """The CPUs' first; of a device the operators first, then the others."""
 
     def place(result: Result) -> tuple:
         facts = result.facts
-        special = result.rows[0]["suite"] in SECTIONS
-        return facts["device_kind"], facts["device"] if facts["device_kind"] == "cuda" else "", special, result.name
+        return facts["device_kind"], facts["device_kind"] == "cuda" and facts["device"], _suite(result) in SECTIONS
 
-    return sorted(found, key=place)
+    for result in sorted(found, key=place):
+        yield SECTIONS.get(_suite(result), operators_section)(result)
+
+
+def _suite(result: Result) -> str:
+    return result.rows[0]["suite"]
 
 
 # ---- the README's table ----------------------------------------------------------------------------------------------
 
-BARE = "plain `F.conv2d`"
-#: Title, suite, case, alternatives (the fastest counts; () for all) and passes.
+#: Title, columns of the rows, the alternatives (the fastest counts; () for all but ours), and passes.
+PASSES, SUMS = (FORWARD, BOTH), dict(suite="layers", case="16 layers 256")
+COMPILED = ("reference, compiled", "reference, compiled, reduce-overhead")
+ONE, SIX = (dict(suite="attention", case=case) for case in ("64×64 30%", "64×64 30%, batch 6"))
+IMAGE = "the paper's generator, one 256×256 image / plain PyTorch, compiled"
 KEY_RATIOS = (
-    (f"the paper's 16 partial convolutions / {BARE}", "layers", "16 layers 256", ("bare conv",), (FORWARD, BOTH)),
-    (
-        "… / the formulation with one mask channel per feature channel, compiled",
-        "layers",
-        "16 layers 256",
-        ("channel masks, compiled",),
-        (FORWARD, BOTH),
-    ),
-    ("attention of one 64×64 map / best alternative", "attention", "64×64 30%", (), (FORWARD, BOTH)),
-    ("attention of six 64×64 maps / best alternative", "attention", "64×64 30%, batch 6", (), (FORWARD, BOTH)),
-    (
-        "the paper's generator, one 256×256 image / plain PyTorch, compiled",
-        "generator",
-        "whole 256",
-        ("reference, compiled", "reference, compiled, reduce-overhead"),
-        (FORWARD,),
-    ),
-    ("whole training step, with VGG / plain PyTorch", "table5", "ours", ("reference",), (STEP,)),
+    ("the paper's 16 partial convolutions / plain `F.conv2d`", SUMS, ("bare conv",), PASSES),
+    ("… / one mask channel per feature channel, compiled", SUMS, ("channel masks, compiled",), PASSES),
+    ("attention of one 64×64 map / best alternative", ONE, (), PASSES),
+    ("attention of six 64×64 maps / best alternative", SIX, (), PASSES),
+    (IMAGE, dict(suite="generator", case="whole 256", batch=1), COMPILED, (FORWARD,)),
+    ("whole training step / plain PyTorch", dict(suite="table5", case="ours"), ("reference",), (STEP,)),
 )
 
 
 def key_ratios(found: Sequence[Result]) -> str:
     """Shows ours over the fastest of the alternatives, by device and by kind of time; in bold where ours is slower."""
-    lines = []
-    for kind, precisions in targets.PRECISIONS.items():
-        for title, suite, case, others, passes in KEY_RATIOS:
-            times = {"eager": "eager_ms", "device": "ms"} if kind == "cuda" and STEP not in passes else {"": "ms"}
-            for time, quantity in times.items():
-                results_of_kind = [r for r in targets.in_order(found) if _counts(r, kind, precisions[0])]
-                values = [_key_ratio(results_of_kind, suite, case, others, which, quantity) for which in passes]
-                if any(value is not None for value, _ in values):
-                    own = next(result for value, result in values if value is not None)
-                    shown = [_marked(value) for value, _ in values]
-                    shown = ["", *shown] if STEP in passes else [*shown, ""][:2]
-                    repeated = bool(lines) and lines[-1][0] == title and time == "device"
-                    lines.append(["" if repeated else title, f"{_short(own)}{f', {time}' if time else ''}", *shown])
+    lines: list[list[str]] = []
+    for kind, (precision, *_) in targets.PRECISIONS.items():
+        for title, columns, others, passes in KEY_RATIOS:
+            for time in ("eager", "device") if kind == "cuda" and STEP not in passes else ("",):
+                cells, device = dict.fromkeys((FORWARD, BOTH, STEP), ""), ""
+                for result in reversed(targets.in_order(found)):
+                    facts = result.facts
+                    if (facts["device_kind"], facts["precision"]) == (kind, precision) and not facts.get("quick"):
+                        for which in passes:
+                            value = _key_ratio(result, columns | {"pass_": which}, others, time)
+                            if isinstance(value, float):
+                                cells[which] = f"**{value:.2f}**" if value > 1 else f"{value:.2f}"
+                                device = f"{_short(result)}{f', {time}' if time else ''}"
+                if device:
+                    repeated = lines and lines[-1][0] == title and time == "device"
+                    lines.append(["" if repeated else title, device, cells[FORWARD], cells[BOTH] or cells[STEP]])
     return table(["ours / alternative", "device", "forward", "with backward"], lines)
 
 
-def _counts(result: Result, kind: str, precision: str) -> bool:
-    """The quick runs of Table 5 do not, nor do those of a batch where one image is meant."""
-    facts = result.facts
-    return facts["device_kind"] == kind and facts["precision"] == precision and not facts.get("quick")
-
-
-def _key_ratio(
-    found: Sequence[Result], suite: str, case: str, others: Sequence[str], which: str, quantity: str
-) -> tuple[float | None, Result | None]:
-    ours = "fused" if suite == "table5" else OURS
-    for result in found:
-        row = result.one(suite=suite, case=case)
-        if suite == "generator" and row and row["batch"] != 1:
-            continue
-        try:
-            return 1 / targets.time_ratio(result, suite, case, others, ours, which, quantity), result
-        except LookupError:
-            continue
-    return None, None
-
-
-def _marked(value: float | None) -> str:
-    return "" if value is None else f"**{value:.2f}**" if value > 1 else f"{value:.2f}"
+def _key_ratio(result: Result, columns: dict, others: Sequence[str], time: str) -> targets.Value:
+    ours, quantity = "fused" if columns["suite"] == "table5" else OURS, "eager_ms" if time == "eager" else "ms"
+    own = targets.figure(result, quantity, alternative=ours, **columns)
+    return targets.quotient(own, targets.smallest(result, quantity, others, **columns))
 
 
 def _short(result: Result) -> str:
@@ -197,8 +169,8 @@ def _picture(result: Result, name: str) -> Path:
     return page().with_suffix("") / f"{name}-{result.name}.png"
 
 
-def written(found: Sequence[Result]) -> Iterator[tuple[Path, str]]:
-    """Yields the text files with what they are to hold.
+def written(found: Sequence[Result]) -> dict[Path, str]:
+    """Returns the text files with what they are to hold.
 
     Raises:
         ValueError: the README has no place for the table.
@@ -208,17 +180,19 @@ def written(found: Sequence[Result]) -> Iterator[tuple[Path, str]]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"README.md has no line {BEGIN!r} or, after it, no line {END!r}")
-    yield readme, f"{before}{BEGIN}\n\n{key_ratios(found)}\n\n{END}{after}"
-    yield page(), "\n".join([INTRODUCTION, targets.section(found), *map(section, in_order(found))])
-    yield ROOT / "docs" / "targets.json", json.dumps(targets.as_json(found), indent=1, ensure_ascii=False) + "\n"
+    rows = targets.rows(found)
+    return {
+        readme: f"{before}{BEGIN}\n\n{key_ratios(found)}\n\n{END}{after}",
+        page(): "\n".join([INTRODUCTION, targets.section(rows), *sections(found)]),
+        page().with_name("targets.json"): json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+    }
 
 
 def draw(found: Sequence[Result]) -> None:
     for result in found:
         for name, (_, picture) in plots.pictures(result).items():
-            path = _picture(result, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(result))
+            _picture(result, name).parent.mkdir(parents=True, exist_ok=True)
+            _picture(result, name).write_bytes(picture(result))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -228,20 +202,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     found = results.committed()
     if arguments.targets:
-        print(targets.terminal(found))
+        print(targets.section(targets.rows(found)))
         return 0
-    wanted = dict(written(found))
+    wanted = written(found)
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
     if arguments.check:
         for path in stale:
-            print(
-                f"{path.relative_to(ROOT)} does not show the committed results: run python -m benchmarks.report",
-                file=sys.stderr,
-            )
+            name = path.relative_to(ROOT)
+            print(f"{name} does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
         return int(bool(stale))
     draw(found)
     for path in stale:
-        path.parent.mkdir(exist_ok=True)
         path.write_text(wanted[path])
     return 0
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from ..measure import Case, Settings
 from ..options import unknown
-from . import attention, decoder_forms, layers, mask_ratios, networks, scaling, shifts
+from . import attention, decoder_forms, layers, mask_ratios, networks
 from .suite import Suite
 
 SUITES: dict[str, Suite] = {
     "layers": layers.SUITE,
     "attention": attention.SUITE,
-    "shift-propagation": shifts.SUITE,
+    "shift-propagation": attention.SHIFT_PROPAGATION,
     "mask-ratios": mask_ratios.SUITE,
-    "scaling": scaling.SUITE,
+    "scaling": attention.SCALING,
     "generator": networks.GENERATOR,
     "memory": networks.MEMORY,
     "training": networks.TRAINING,

@@ -4,6 +4,7 @@ formulation."""
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
-from ..measure import OURS, Alternative, Case, Prepared, Reference, Row, Settings, significant
+from ..measure import BOTH, FORWARD, OURS, Alternative, Case, Prepared, Reference, Row, Settings, significant
 from ..model import free_form_mask
 from .generator_layers import Layer, generator_layers, layer_masks, upsample
 from .suite import Suite
@@ -165,32 +166,23 @@ def cases(settings: Settings) -> list[Case]:
 
 
 def sums(rows: Sequence[Row]) -> list[Row]:
-    """Returns, per size and group of layers, rows of summed times; only for groups all of whose layers were run."""
+    """Returns rows of times summed over all layers of a size, and over the two at both ends; only those of alternatives
+    and passes that were measured in every one of the layers."""
     result: list[Row] = []
-    for size in dict.fromkeys(row["size"] for row in rows):
-        of_size = [row for row in rows if row["size"] == size]
-        for group, members in SUMS.items():
-            members = members or tuple(layer.name for layer in generator_layers(size))
-            if {row["layer"] for row in of_size} >= set(members):
-                result += _sum(f"{group} {size}", [row for row in of_size if row["layer"] in members])
+    sizes, keys = (dict.fromkeys(row[name] for row in rows) for name in ("size", "alternative"))
+    for size, group, name, which in itertools.product(sizes, SUMS, keys, (FORWARD, BOTH)):
+        members = SUMS[group] or [layer.name for layer in generator_layers(size)]
+        wanted = dict(size=size, alternative=name) | {"pass": which}
+        some = [row for row in rows if wanted.items() <= row.items() and row["layer"] in members and "ms" in row]
+        if len(some) == len(members):
+            times = {key: [row[key] for row in some] for key in ("ms", "eager_ms") if all(key in row for row in some)}
+            row = {"case": f"{group} {size}", "batch": some[0]["batch"], "alternative": name, "pass": which}
+            result.append(row | {key: significant(sum(values)) for key, values in times.items()})
+    own = {(row["case"], row["pass"]): row["ms"] for row in result if row["alternative"] == OURS}
+    for row in result:
+        if unit := own.get((row["case"], row["pass"])):
+            row["ratio"] = significant(row["ms"] / unit)
     return result
-
-
-def _sum(case: str, rows: Sequence[Row]) -> list[Row]:
-    """Returns, by alternative and pass, the sums of the times, or the layers in which there is none."""
-    total: dict[tuple[str, str], Row] = {}
-    for name, which in dict.fromkeys((row["alternative"], row["pass"]) for row in rows):
-        some = [row for row in rows if (row["alternative"], row["pass"]) == (name, which)]
-        row = total[name, which] = {"case": case, "alternative": name, "pass": which, "batch": rows[0]["batch"]}
-        if missing := [one["layer"] for one in some if "ms" not in one]:
-            row["unavailable"] = f"not measured in {', '.join(missing)}"
-        else:
-            columns = [key for key in ("ms", "eager_ms") if all(key in one for one in some)]
-            row |= {key: significant(sum(one[key] for one in some)) for key in columns}
-    for (_, which), row in total.items():
-        if "ms" in row and "ms" in total.get((OURS, which), {}):
-            row["ratio"] = significant(row["ms"] / total[OURS, which]["ms"])
-    return [*total.values()]
 
 
 SUITE = Suite(

@@ -1,8 +1,4 @@
-"""Holes of 0 to 60 %, forward, in the first three layers and in attention.
-
-The layers against a bare convolution and against themselves without any hole; attention, whose work grows with hole ×
-background pixels, against the gathered form.
-"""
+"""Holes of 0 to 60 %, forward, in the first three layers and in attention."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import functools
 import torch
 
 from ..measure import FORWARD, OURS, Case, Prepared, Settings
-from . import attention
+from .attention import GATHERED, Map
 from .generator_layers import Layer, brush_mask, generator_layers, layer_masks
 from .layers import BARE, Operands
 from .suite import Suite
@@ -21,7 +17,7 @@ RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 LAYERS = ("Encode_1", "Encode_2", "Encode_3")
 
 
-def prepare_layer(layer: Layer, share: float, settings: Settings) -> Prepared:
+def prepare(layer: Layer, share: float, settings: Settings) -> Prepared:
     images = torch.stack([brush_mask(settings.size, settings.size, share, 7 + i) for i in range(settings.batch)])
     operands = Operands.random(layer, layer_masks(images)[layer.name], settings)
     no_hole = Operands(layer, [torch.ones_like(mask) for mask in operands.masks], operands.maps, operands.weights)
@@ -35,44 +31,18 @@ def prepare_layer(layer: Layer, share: float, settings: Settings) -> Prepared:
     )
 
 
-def prepare_attention(one: attention.Map, settings: Settings) -> Prepared:
-    features, mask = one.tensors(settings)
-    runs = {name: attention.implementations()[name] for name in (OURS, attention.GATHERED)}
-    reference = attention.sampled_reference(features, mask)
-    # Without a hole nothing is multiplied, and there is no rate to show.
-    work = attention.work_of(features, mask) if any(one.holes) else {}
-    return Prepared({name: attention.alternative(run, features, mask, reference) for name, run in runs.items()}, work)
-
-
 def cases(settings: Settings) -> list[Case]:
-    def case(family: str, share: float, operator: str, shape: str, names: tuple[str, ...], prepare: functools.partial):
-        columns = {"family": family, "share": share}
-        return Case(f"{family} {share:.0%}", operator, shape, names, prepare, (FORWARD,), family, columns)
-
-    layers = [layer for layer in generator_layers(settings.size) if layer.name in LAYERS]
-    maps = {share: attention.Map((1, 128, 64, 64), (share,)) for share in RATIOS}
-    return [
-        case(
-            layer.name,
-            share,
-            "partial_conv2d",
-            layer.shape(settings.batch),
-            (BARE, OURS, NO_HOLE),
-            functools.partial(prepare_layer, layer, share),
-        )
-        for layer in layers
-        for share in RATIOS
-    ] + [
-        case(
-            "attention 64×64",
-            share,
-            "hole_attention",
-            one.text,
-            (OURS, attention.GATHERED),
-            functools.partial(prepare_attention, one),
-        )
-        for share, one in maps.items()
-    ]
+    names, found = (BARE, OURS, NO_HOLE), []
+    for layer in (layer for layer in generator_layers(settings.size) if layer.name in LAYERS):
+        shape = layer.shape(settings.batch)
+        for share in RATIOS:
+            options = dict(passes=(FORWARD,), family=layer.name, columns={"share": share})
+            run = functools.partial(prepare, layer, share)
+            found.append(Case(f"{layer.name} {share:.0%}", "partial_conv2d", shape, names, run, **options))
+    for share in RATIOS:
+        options = dict(passes=(FORWARD,), family="attention 64×64", columns={"share": share})
+        found.append(Map((1, 128, 64, 64), (share,)).case(f"attention 64×64 {share:.0%}", (OURS, GATHERED), **options))
+    return found
 
 
 SUITE = Suite(

@@ -78,19 +78,15 @@ class Alternative:
 
     def step(self, which: str, grad: Tensor | None = None) -> Callable[[], dict[str, Tensor]]:
         """Returns what is timed of one pass; `grad` is the output's gradient."""
-        return functools.partial({FORWARD: self._forward, BOTH: self._gradients, STEP: self._step}[which], grad)
+        return functools.partial(self._step, which, grad)
 
-    def _forward(self, _: Tensor | None) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {"output": self.run()}
-
-    def _gradients(self, grad: Tensor) -> dict[str, Tensor]:
-        output = self.run()
+    def _step(self, which: str, grad: Tensor | None) -> dict[str, Tensor]:
+        with torch.set_grad_enabled(which != FORWARD):
+            output = self.run()
+        if which != BOTH:
+            return {"output": output}
         gradients = torch.autograd.grad(output, [*self.leaves.values()], grad.to(output.dtype))
         return dict(zip(self.leaves, gradients, strict=True))
-
-    def _step(self, _: Tensor | None) -> dict[str, Tensor]:
-        return {"loss": self.run()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,12 +200,8 @@ def measure_prepared(
         baseline = times.get(prepared.baseline)
         for name, run in running.items():
             extra = memory.peak_extra_bytes(run, settings.device, warm=True)
-            rows[name, which] = {
-                **_times(times[name], baseline),
-                **more[name],
-                "extra_mib": round(extra / 2**20, 2),
-                **_rate(prepared.work.get(which), times[name], settings.roofs),
-            }
+            quantities = _quantities(times[name], baseline, prepared.work.get(which), settings.roofs)
+            rows[name, which] = quantities | more[name] | {"extra_mib": round(extra / 2**20, 2)}
     reasons = unavailable | {name: dict.fromkeys(passes, why) for name, why in prepared.absent.items()}
     return [
         {"alternative": name, "pass": which, **prepared.columns}
@@ -255,20 +247,15 @@ def _why_not_captured(alternative: Alternative, which: str) -> str | None:
     return None if alternative.capture else "it makes CUDA graphs of its own"
 
 
-def _times(time: Timing, baseline: Timing | None) -> Row:
-    row = {"ms": time.median, "lower_ms": time.lower, "upper_ms": time.upper}
+def _quantities(time: Timing, baseline: Timing | None, work: Work | None, roofs: Mapping[str, float]) -> Row:
+    row: Row = {"ms": time.median, "lower_ms": time.lower, "upper_ms": time.upper}
     if baseline:
         row["ratio"] = time.median / baseline.median
-    return {name: significant(value) for name, value in row.items()}
-
-
-def _rate(work: Work | None, time: Timing, roofs: Mapping[str, float]) -> Row:
-    if work is None:
-        return {}
-    tflops = work.flop / time.median / 1e9
-    roof = min(roofs["tflops"], roofs["gbytes_per_s"] * work.flop / work.bytes / 1e3)
-    rates = {"tflops": significant(tflops), "roof_share": significant(tflops / roof)}
-    return {"flop": work.flop, "bytes": work.bytes, **rates}
+    if work:
+        tflops = work.flop / time.median / 1e9
+        roof = min(roofs["tflops"], roofs["gbytes_per_s"] * work.flop / work.bytes / 1e3)
+        row |= {"tflops": tflops, "roof_share": tflops / roof}
+    return {name: significant(value) for name, value in row.items()} | (dataclasses.asdict(work) if work else {})
 
 
 def check(

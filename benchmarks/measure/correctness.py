@@ -85,13 +85,9 @@ def reason(error: BaseException) -> str:
 
 
 def _out_of_memory(message: str) -> str:
-    """ "out of memory: 16.0 GiB wanted", where the allocator says how much."""
+    """Writes "out of memory: 16.0 GiB wanted", where the allocator says how much."""
     found = re.search(r"ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", message)
     if not found:
         return OUT_OF_MEMORY
-    size, unit = float(found[1]), found[2]
-    if unit == "bytes":
-        size, unit = size / 2**20, "MiB"
-    if unit == "MiB" and size >= 1024:
-        size, unit = size / 1024, "GiB"
-    return f"{OUT_OF_MEMORY}: {size:.1f} {unit} wanted"
+    wanted = float(found[1]) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB"].index(found[2]) / 2**20
+    return f"{OUT_OF_MEMORY}: " + (f"{wanted / 1024:.1f} GiB wanted" if wanted >= 1024 else f"{wanted:.1f} MiB wanted")
