@@ -26,7 +26,7 @@ def main(old_file: str, new_file: str, fail_under: float | None) -> int:
         return 2
     print(f"{old.facts['commit']} → {new.facts['commit']}, {new.facts['device']}, {new.facts['precision']}")
     columns = ["ms_old", "ms_new", "ms_change", "ratio_old", "ratio_new", "ratio_change", "unavailable_new"]
-    print(both[columns].to_string(na_rep="-", sparsify=False))
+    print(both[columns].to_string(na_rep="-", sparsify=False, float_format="{:.4g}".format))
     found = regressions(both, fail_under) if fail_under is not None else []
     for line in found:
         print(f"under {fail_under:g}: {line}", file=sys.stderr)
@@ -52,7 +52,7 @@ def joined(old: Result, new: Result) -> DataFrame:
             raise ValueError(f"the files differ in {name}: {value} and {facts[1][name]}")
     columns = ["ms", "ratio", "unavailable", "shape"]
     tables = [pd.DataFrame(one.rows).set_index(KEY).reindex(columns=columns) for one in (old, new)]
-    both = tables[0].join(tables[1], how="outer", lsuffix="_old", rsuffix="_new")
+    both = tables[0].add_suffix("_old").join(tables[1].add_suffix("_new"), how="outer")
     both = both.reindex(tables[0].index.union(tables[1].index, sort=False))
     for key, row in both.dropna(subset=["shape_old", "shape_new"]).iterrows():
         if row["shape_old"] != row["shape_new"]:

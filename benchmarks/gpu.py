@@ -2,9 +2,9 @@
 
 It runs parts of at most four minutes, the most valuable first: the tests and compute-sanitizer on the GPU, while
 alternatives compile; then the benchmarks that the targets need, in bfloat16. Other parts are asked for by name:
-``--part compile,targets``; ``--only build,tests`` runs some steps. Every step has its own time limit, and one that fails does
-not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets come
-last. $MSA_COMMIT names the commit where git cannot.
+``--part compile,targets``; ``--only build,tests`` runs some steps. Every step has a time limit, and one that fails
+does not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets
+come last. $MSA_COMMIT names the commit where git cannot.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from .options import unknown
 PROCESSES = f"-n {min(12, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else ""
 #: Seconds of a part, of its first step, the build, and of the longest other step.
 PART_LIMIT, BUILD_LIMIT, LIMIT = 240, 100, 140
+#: How many lines of a step's log are shown at its end.
+LINES = 20
 PYTEST = "PYTHON -m pytest -q -p no:cacheprovider"
 SANITIZER = "compute-sanitizer --error-exitcode=9 --target-processes=all"
 SANITIZED = f"{PYTEST} -x tests/ops/test_sanitizer_set.py"
@@ -85,9 +87,6 @@ for _dtype in ("bfloat16", "tf32", "float32"):
     for _name, (_limit, _command) in MEASURING.items():
         _add(_name + _end, _limit, _command.replace("DTYPE", _dtype))
     _compiling = tuple(name + _end for name in COMPILING)
-    PARTS |= (
-        {f"compile{_end}": (_compiling,)} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}
-    )
     PARTS |= {
         **({} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}),
         f"compile{_end}": (_compiling,),

@@ -29,7 +29,7 @@ def figure(result: Result, quantity: str, **columns: object) -> Value:
     row = result.one(**columns)
     if row is None:
         return None
-    return row[quantity] if quantity in row else f"{row['alternative']}: {row['unavailable']}"
+    return f"{row['alternative']}: {row['unavailable']}" if "unavailable" in row else row.get(quantity)
 
 
 def smallest(result: Result, quantity: str, alternatives: Sequence[str] = (), **columns: object) -> Value:
@@ -37,7 +37,8 @@ def smallest(result: Result, quantity: str, alternatives: Sequence[str] = (), **
     rows = result.find(**columns)
     rows = [r for r in rows if (r["alternative"] in alternatives if alternatives else r["alternative"] != OURS)]
     found = [row[quantity] for row in rows if quantity in row]
-    return min(found) if found else "; ".join(f"{row['alternative']}: {row['unavailable']}" for row in rows) or None
+    reasons = [f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row]
+    return min(found, default=None) if found or not reasons else "; ".join(reasons)
 
 
 def quotient(over: Value, under: Value) -> Value:
