@@ -25,41 +25,25 @@ from .options import check_device
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.operators",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    choose = parser.add_argument_group("what is measured; repeatable, default: all")
-    choose.add_argument("--list", action="store_true", help="print suites, cases and alternatives, and stop")
-    choose.add_argument("--suite", action="append", default=[], metavar="NAME", help=", ".join(cases.SUITES))
-    choose.add_argument("--operator", action="append", default=[], metavar="NAME", help="partial_conv2d, …")
-    choose.add_argument(
-        "--case", "--layer", "--shape", action="append", default=[], metavar="NAME", help="Encode_1, 64x64, …"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    how.add_argument("--dtype", choices=PRECISIONS, default="float32", help="tf32: float32 multiplied as TF32, on CUDA")
-    how.add_argument(
-        "--size", type=int, nargs="+", default=[], help="image sides (default 256; layers on CUDA: 256 512 1024)"
-    )
-    how.add_argument("--batch", type=int, default=2, help="of the suites that take images")
-    how.add_argument("--rounds", type=int, default=7)
-    how.add_argument("--compiled", action="store_true", help="also alternatives that take minutes to compile")
-    how.add_argument(
-        "--compile-only",
-        metavar="TEXT",
-        help="only make the first calls of alternatives whose names contain TEXT; a later run then finds them in the "
-        "compiler's caches",
-    )
-    how.add_argument(
-        "--name",
-        help="of the result file, to which dtype and device are added (default: operators, where all is measured)",
-    )
-    how.add_argument("--no-save", action="store_true", help="print only")
-    compared = parser.add_argument_group("comparing")
-    compared.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="two result files")
-    compared.add_argument("--fail-under", type=float, metavar="SHARE", help="exit 1 where a speed ratio fell below")
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.operators", description=__doc__, formatter_class=style)
+    add, named = parser.add_argument, dict(action="append", default=[], metavar="NAME")
+    add("--list", action="store_true", help="print suites, cases and alternatives, and stop")
+    add("--suite", help=f"repeatable, as the next two; default: all of {', '.join(cases.SUITES)}", **named)
+    add("--operator", help="partial_conv2d, …", **named)
+    add("--case", "--layer", "--shape", help="Encode_1, 64x64, …", **named)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", choices=PRECISIONS, default="float32", help="tf32: float32 multiplied as TF32, on CUDA")
+    add("--size", type=int, nargs="+", default=[], help="image sides (default 256; layers on CUDA: 256 512 1024)")
+    add("--batch", type=int, default=2, help="of the suites that take images")
+    add("--rounds", type=int, default=7)
+    add("--compiled", action="store_true", help="also alternatives that take minutes to compile")
+    compile_only = "fill the compiler's caches by first calls of alternatives whose names contain TEXT, and stop"
+    add("--compile-only", metavar="TEXT", help=compile_only)
+    add("--name", help="of the result file, without dtype and device (default: operators, where all is measured)")
+    add("--no-save", action="store_true", help="print only")
+    add("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two result files, and stop")
+    add("--fail-under", type=float, metavar="SHARE", help="with --compare: exit 1 where a speed ratio fell below")
     return parser
 
 
@@ -139,7 +123,8 @@ def run(selected: dict[str, list[Case]], settings: Settings, dtype: str, name: s
         for suite, some in selected.items():
             found = suites[suite].run(suite, some, settings)
             rows += found
-            print(f"\n{tables.full_table(found)}", flush=True)
+            shown = [tables.full_table(found), *([tables.ratio_table(found)] if len(tables.names(found)) > 1 else [])]
+            print(f"\n{suite}, {dtype}", *shown, sep="\n\n", flush=True)
             if name:  # keeps what is done where a later suite is cut short
                 incomplete = results.write(f"{name}-incomplete", device, facts, rows)
     if name:

@@ -55,7 +55,9 @@ def operators_section(result: Result) -> str:
         summary = "<summary>Times of every alternative</summary>"
         parts.append(f'<details markdown="1">{summary}\n\n{tables.full_table(rows)}\n\n</details>')
     for name, (caption, _) in plots.pictures(result).items():
-        parts.append(f"![{name}]({_picture(result, name).relative_to(page().parent)})\n\n*{caption}*")
+        parts.append(
+            f"![{caption.partition(':')[0]}]({_picture(result, name).relative_to(page().parent)})\n\n*{caption}*"
+        )
     return "\n\n".join(parts) + "\n"
 
 
