@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def regressions(both: DataFrame, share: float) -> list[str]:
         name, old, new = f"{suite}: {case}: {alternative}, {which}", row["ratio_old"], row["ratio_new"]
         if new < share * old:
             found.append(f"{name}: ratio {old:g} → {new:g}, {new / old:.2f} of it")
-        elif new != new and alternative == OURS:  # NaN: no ratio
+        elif alternative == OURS and math.isnan(new):
             why = row["unavailable_new"]
             found.append(f"{name}: {why if isinstance(why, str) else 'not in the new file'}")
     return found

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from msa_model.cli import main as msa
+
 from . import measure, results
-from .model import msa
 
 SIZE, COUNT = 128, 48
 

@@ -1,6 +1,5 @@
 """What the benchmarks use of the modules inside msa_model: the one place that knows their paths."""
 
-from msa_model.cli import main as msa
 from msa_model.commands.common import is_out_of_memory
 from msa_model.config import DataConfig, LossConfig, TrainConfig
 from msa_model.data import BrushMasks, Facades, ImageFolder, InpaintingData, MaskFolder, StepSampler, make_loader
@@ -29,7 +28,6 @@ __all__ = [
     "gram_matrix",
     "is_out_of_memory",
     "make_loader",
-    "msa",
     "render_facade",
     "spread_mask",
 ]

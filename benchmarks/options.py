@@ -18,7 +18,8 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> str:
 
 
 def check_device(text: str) -> torch.device:
-    """
+    """Returns the device of an option.
+
     Raises:
         ValueError: the text names no device that can be measured.
     """

@@ -96,7 +96,7 @@ SECTIONS = {"table5": table5_report.section, "demo-weights": demo_weights_sectio
 
 
 def sections(found: Sequence[Result]) -> Iterator[str]:
-    """The CPUs' first; of a device the operators first, then the others."""
+    """Yields the results of CPUs first; of a device those of the operators first."""
 
     def place(result: Result) -> tuple:
         facts = result.facts

@@ -55,7 +55,8 @@ def as_text(facts: dict, rows: Iterable[Row]) -> str:
 
 
 def read(path: Path) -> Result:
-    """
+    """Reads one result file.
+
     Raises:
         ValueError: the file cannot be read, or is no result in this format.
     """

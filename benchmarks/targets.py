@@ -68,11 +68,11 @@ def large_holes(result: Result) -> Value:
     return quotient(*sums)
 
 
-def inference(result: Result, quantity: str = "ms") -> Value:
+def inference(result: Result) -> Value:
     """Returns, for one image, the faster of the compiled references over ours."""
     where = dict(suite="generator", case="whole 256", batch=1)
     compiled = "reference, compiled", "reference, compiled, reduce-overhead"
-    return quotient(smallest(result, quantity, compiled, **where), figure(result, quantity, alternative=OURS, **where))
+    return quotient(smallest(result, "ms", compiled, **where), figure(result, "ms", alternative=OURS, **where))
 
 
 def training(result: Result) -> Value:
@@ -89,7 +89,7 @@ def training(result: Result) -> Value:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`bounds`: by device kind; no row where there is none. `unit`: "", "%", "MiB" or "GiB"."""
+    """A value and its bounds by device kind; no bound, no row. `unit`: "", "%", "MiB" or "GiB"."""
 
     what: str
     bounds: Mapping[str, float]

@@ -58,19 +58,18 @@ class Map:
     enlarged: int = 1
 
     def mask(self) -> Tensor:
-        """(N,1,H,W) bool, True = valid."""
+        """Draws (N,1,H,W) bool, True = valid."""
         height, width = (side // self.enlarged for side in self.shape[2:])
         drawn = [brush_mask(height, width, share, 7 + i) for i, share in enumerate(self.holes)]
         return torch.stack(drawn).repeat_interleave(self.enlarged, 2).repeat_interleave(self.enlarged, 3)
 
     def tensors(self, settings: Settings) -> tuple[Tensor, Tensor]:
-        """Random features, which ask for a gradient, and the mask."""
+        """Returns random features, which ask for a gradient, and the mask."""
         features = torch.randn(self.shape, device=settings.device).to(settings.dtype)
         return features.requires_grad_(), self.mask().to(settings.device)
 
     def case(self, name: str, names: tuple[str, ...], **options: object) -> Case:
-        """Makes the case of these alternatives. A case without backward has the definition at some pixels for its
-        reference."""
+        """Makes the case of these alternatives. One without backward is compared with the definition at some pixels."""
         shares = dict.fromkeys(f"{100 * share:.0f}" for share in self.holes)
         shape = f"{'×'.join(map(str, self.shape))}, {', '.join(shares)} %"
         sampled = options.get("passes") == (FORWARD,)
@@ -83,7 +82,7 @@ class Map:
 
 
 def prepare(features: Tensor, mask: Tensor, runs: Mapping[str, HoleAttention], sampled: bool = False) -> Prepared:
-    """The reference is the form with N×N matrices; on a map too large for those the gathered form, which the other
+    """Compares with the form with N×N matrices; on a map too large for those the gathered form, which the other
     cases show to be equal; or, `sampled`, the definition."""
     reference = gathered_hole_attention if features.shape[2] > 64 else dense_hole_attention
     expected = sampled_reference(features, mask) if sampled else reference_of(reference, features, mask)
@@ -107,7 +106,7 @@ def reference_of(run: HoleAttention, features: Tensor, mask: Tensor) -> Referenc
 
 
 def sampled_reference(features: Tensor, mask: Tensor) -> Reference:
-    """Computes the output at some of the pixels, by the definition: for maps of any size. Forward only."""
+    """Computes the output at some of the pixels, by the definition; for maps of any size, without gradients."""
     pixels, inputs = sample_pixels(mask), (features, features.detach().double())
     plain, exact = (Alternative(functools.partial(hole_attention_at, pixels, x, mask)) for x in inputs)
     return Reference(plain, exact, lambda output: output.flatten(2)[:, :, pixels])
@@ -173,7 +172,7 @@ PATIENCE = 20.0
 
 
 def growing(settings: Settings) -> list[Case]:
-    """The same hole on every size, a quarter of the map. FlexAttention, which compiles anew for each, on CUDA only."""
+    """Enlarges one hole, a quarter of the map. FlexAttention, which compiles anew for each size, runs on CUDA only."""
     names = (OURS, DENSE, GATHERED, SDPA, *((FLEX,) if settings.on_cuda else ()))
     maps = {side: Map((1, 128, side, side), (0.25,), enlarged=side // 32) for side in (32, 64, 128, 256)}
     return [one.case(f"{side}×{side}", names, passes=(FORWARD,), columns={"side": side}) for side, one in maps.items()]

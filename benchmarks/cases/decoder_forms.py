@@ -44,7 +44,7 @@ def prepare(channels: int, side: int, settings: Settings) -> Prepared:
 
 
 def cases(settings: Settings) -> list[Case]:
-    """On a CPU without the largest, which are the slowest and whose winner is known."""
+    """Leaves out the largest on a CPU, which are the slowest and whose winner is known."""
     return [
         Case(
             f"{channels}×{side}×{side}",

@@ -26,7 +26,7 @@ SUMS = {"16 layers": (), "Encode_1 + Decode_1": ("Encode_1", "Decode_1")}
 
 
 class Operands:
-    """What a layer computes from.
+    """Holds what a layer computes from.
 
     Args:
         masks: (N,1,h,w) bool, True = valid; of the input, or in the decoder of low and skip.
@@ -100,7 +100,7 @@ def _joined(maps: list[Tensor]) -> Tensor:
 
 
 def prepare(layer: Layer, masks: list[Tensor], settings: Settings) -> Prepared:
-    """`masks`: (N,1,h,w) bool, of the layer's inputs."""
+    """Draws the tensors of a layer. `masks`: (N,1,h,w) bool, of its inputs."""
     torch.compiler.reset()
     operands = Operands.random(layer, masks, settings)
     reference = operands.reference()
@@ -124,7 +124,7 @@ def _network_masks(size: int, batch: int) -> dict[str, list[Tensor]]:
 
 
 def cases(settings: Settings) -> list[Case]:
-    """At 256, on a GPU also at 512 and 1024, or at the sizes that are asked for."""
+    """Makes cases at 256, on a GPU also at 512 and 1024, or at the sizes that are asked for."""
 
     def prepare_layer(layer: Layer, size: int, settings: Settings) -> Prepared:
         return prepare(layer, _network_masks(size, settings.batch)[layer.name], settings)

@@ -95,7 +95,7 @@ GENERATOR = Suite(
 
 
 def prepare_large(settings: Settings) -> Prepared:
-    """Ours alone: the reference, with which it is compared, takes a minute for such an image on a CPU."""
+    """Has ours alone run: the reference, with which it is compared, takes a minute for such an image on a CPU."""
     image, mask = image_and_mask(LARGE_SIZE, dataclasses.replace(settings, batch=1), settings.dtype)
     found, _ = alternatives_of(NETWORKS[WHOLE], image, mask, settings)
     return Prepared({OURS: found[OURS]}, first_call_limit=PATIENCE)
@@ -124,7 +124,7 @@ def trainer_on(backend: str, settings: Settings) -> Trainer:
 
 
 def relative_difference(a: Trainer, b: Trainer) -> float:
-    """Returns that of the generators' gradients after a step, in norm."""
+    """Returns the difference of the generators' gradients after a step, in norm."""
     ours, theirs = (torch.cat([p.grad.flatten() for p in t.generator.parameters()]) for t in (a, b))
     return ((ours - theirs).norm() / theirs.norm()).item()
 
@@ -149,9 +149,10 @@ def prepare_training(settings: Settings) -> Prepared:
 
 
 def training_cases(settings: Settings) -> list[Case]:
-    """
+    """Makes the one case.
+
     Raises:
-        ValueError: a single value per channel at the bottleneck, with which batch norm cannot be trained.
+        ValueError: the bottleneck has a single value per channel, with which batch norm cannot be trained.
     """
     if settings.batch == 1 and settings.size <= 256:
         raise ValueError(f"the training suite needs a batch of at least 2 at size {settings.size}, got 1")

@@ -48,7 +48,7 @@ class Settings:
 
     @property
     def size(self) -> int:
-        """The first of the sizes, for suites that have one."""
+        """Returns the first of the sizes, for suites that have one."""
         return self.sizes[0] if self.sizes else 256
 
     @property

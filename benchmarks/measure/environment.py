@@ -22,7 +22,7 @@ WRITTEN = "benchmarks/results", "README.md", "docs/measurements"
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """dtype: that of the tensors; tf32: whether CUDA multiplies float32 as TF32."""
+    """A dtype of tensors, and whether CUDA multiplies float32 as TF32."""
 
     dtype: torch.dtype
     tf32: bool = False
