@@ -1,124 +1,78 @@
-"""Two result files of benchmarks.operators side by side: what changed between two commits, on one device."""
+"""Sets two result files of benchmarks.operators side by side: what changed between two commits, on one device."""
 
 from __future__ import annotations
 
-import json
+import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from .contest import OURS
+from . import results
+from .measure import OURS
+from .results import Result
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-class Row(NamedTuple):
-    suite: str
-    case: str
-    contestant: str
-    way: str
-
-    def __str__(self) -> str:
-        return f"{self.suite}: {self.case}: {self.contestant}, {self.way.replace('_', ' + ')}"
+KEY = ["suite", "case", "alternative", "pass"]
 
 
 def main(old_file: str, new_file: str, fail_under: float | None) -> int:
-    """Prints the comparison; 1 where ours fell under the share, 2 where the files cannot be compared."""
+    """Prints the comparison; returns 1 where ours fell under the share, 2 where the files cannot be compared."""
     try:
-        old, new = (_read(Path(file)) for file in (old_file, new_file))
-        _check_alike(old, new)
+        old, new = (results.read(Path(file)) for file in (old_file, new_file))
+        both = joined(old, new)
     except ValueError as error:
         print(f"benchmarks.compare: {error}", file=sys.stderr)
         return 2
-    commits = " → ".join(content["environment"]["commit"] for content in (old, new))
-    print(f"{commits}, {new['environment']['device']}, {new['dtype']}")
-    print(table(old, new))
-    if fail_under is None:
-        return 0
-    found = regressions(old, new, fail_under)
+    print(f"{old.facts['commit']} → {new.facts['commit']}, {new.facts['device']}, {new.facts['precision']}")
+    columns = ["ms_old", "ms_new", "ms_change", "ratio_old", "ratio_new", "ratio_change", "unavailable_new"]
+    print(both[columns].to_string(na_rep="-", sparsify=False, float_format="{:.4g}".format))
+    found = regressions(both, fail_under) if fail_under is not None else []
     for line in found:
         print(f"under {fail_under:g}: {line}", file=sys.stderr)
-    return 1 if found else 0
+    return int(bool(found))
 
 
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict) or "suites" not in content:
-        raise ValueError(f"{path}: is no result of benchmarks.operators")
-    return content
+def joined(old: Result, new: Result) -> DataFrame:
+    """Returns the rows of both, by KEY: milliseconds and ratio to ours before and after, and the factor by which each
+    changed. A ratio that grew means that ours became faster beside that alternative.
 
+    Raises:
+        ValueError: the files differ in device, precision, suites or shapes, so that ratios compare no commits.
+    """
+    import pandas as pd
 
-def _check_alike(old: dict, new: dict) -> None:
-    """Ratios of other devices, precisions or shapes are no comparison of commits."""
     facts = [
-        {name: content["environment"].get(name) for name in ("device", "threads")}
-        | {"dtype": content["dtype"], "suites": ", ".join(sorted(content["suites"]))}
-        for content in (old, new)
+        {name: one.facts.get(name) for name in ("device", "threads", "precision")}
+        | {"suites": ", ".join(sorted(one.suites))}
+        for one in (old, new)
     ]
     for name, value in facts[0].items():
         if facts[1][name] != value:
             raise ValueError(f"the files differ in {name}: {value} and {facts[1][name]}")
-    for suite, result in old["suites"].items():
-        for case, record in result["cases"].items():
-            other = new["suites"][suite]["cases"].get(case, record)
-            if other["shape"] != record["shape"]:
-                raise ValueError(
-                    f"the files differ in the shape of {suite}, {case}: {record['shape']} and {other['shape']}"
-                )
+    columns = ["ms", "ratio", "unavailable", "shape"]
+    tables = [pd.DataFrame(one.rows).set_index(KEY).reindex(columns=columns) for one in (old, new)]
+    both = tables[0].add_suffix("_old").join(tables[1].add_suffix("_new"), how="outer")
+    both = both.reindex(tables[0].index.union(tables[1].index, sort=False))
+    for key, row in both.dropna(subset=["shape_old", "shape_new"]).iterrows():
+        if row["shape_old"] != row["shape_new"]:
+            shapes = f"{row['shape_old']} and {row['shape_new']}"
+            raise ValueError(f"the files differ in the shape of {key[0]}, {key[1]}: {shapes}")
+    for name in ("ms", "ratio"):
+        both[f"{name}_change"] = (both[f"{name}_new"] / both[f"{name}_old"]).round(2)
+    return both
 
 
-def entries(content: dict) -> Iterator[tuple[Row, dict]]:
-    """Every contestant's entry in every case and sum."""
-    for suite, result in content["suites"].items():
-        for case, record in (result["cases"] | result.get("sums", {})).items():
-            for contestant, ways in record["contestants"].items():
-                for way, entry in ways.items():
-                    yield Row(suite, case, contestant, way), entry
-
-
-def table(old: dict, new: dict) -> str:
-    """Milliseconds and ratio to ours before and after, with the factor by which each changed; a ratio that grew means
-    that ours became faster beside that contestant."""
-    before, after = dict(entries(old)), dict(entries(new))
-    lines = [["", "ms", "→", "×", "ratio", "→", "×"]]
-    for row in dict.fromkeys([*before, *after]):
-        pair = before.get(row, {}), after.get(row, {})
-        reasons = dict.fromkeys(entry["unavailable"] for entry in pair if "unavailable" in entry)
-        why = [f"not available: {reason}" for reason in reasons]
-        lines.append([str(row), *_change("ms", *pair), *_change("ratio", *pair), *why])
-    first, *widths = [max(len(line[i]) for line in lines) for i in range(7)]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(first),
-                *(cell.rjust(width) for cell, width in zip(line[1:7], widths, strict=True)),
-                *line[7:],
-            ]
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _change(name: str, old: dict, new: dict) -> tuple[str, str, str]:
-    shown = [f"{entry[name]:g}" if name in entry else "-" for entry in (old, new)]
-    return *shown, f"{new[name] / old[name]:.2f}" if name in old and name in new else ""
-
-
-def regressions(old: dict, new: dict, share: float) -> list[str]:
-    """The rows whose ratio is below `share` of what it was, and those of ours that are not measured any more. Ratios
-    within each run are compared, never times of different runs."""
-    after = dict(entries(new))
+def regressions(both: DataFrame, share: float) -> list[str]:
+    """Names the rows whose ratio is below `share` of what it was, and those of ours that are not measured any more.
+    Ratios within each run are compared, never times of different runs."""
     found = []
-    for row, entry in entries(old):
-        case = new["suites"][row.suite]["cases"].get(row.case, {})
-        later = after.get(row, {"unavailable": case.get("unavailable", "not in the new file")})
-        if "ratio" in entry and "ratio" in later and later["ratio"] < share * entry["ratio"]:
-            change = later["ratio"] / entry["ratio"]
-            found.append(f"{row}: ratio {entry['ratio']:g} → {later['ratio']:g}, {change:.2f} of it")
-        elif row.contestant == OURS and "ratio" in entry and "ratio" not in later:
-            found.append(f"{row}: {later['unavailable']}")
+    for (suite, case, alternative, which), row in both[both["ratio_old"].notna()].iterrows():
+        name, old, new = f"{suite}: {case}: {alternative}, {which}", row["ratio_old"], row["ratio_new"]
+        if new < share * old:
+            found.append(f"{name}: ratio {old:g} → {new:g}, {new / old:.2f} of it")
+        elif alternative == OURS and math.isnan(new):
+            why = row["unavailable_new"]
+            found.append(f"{name}: {why if isinstance(why, str) else 'not in the new file'}")
     return found

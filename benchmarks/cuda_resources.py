@@ -1,14 +1,18 @@
-"""``python -m benchmarks.cuda_resources FILE.cu …``: compiles CUDA sources for sm_80 and sm_90a, without a GPU, and
-prints per file and architecture how many kernels there are, their registers, stack and spills. Spills are an error."""
+"""``python -m benchmarks.cuda_resources FILE.cu …``: compiles CUDA sources for sm_80 and sm_90a, without a GPU.
+
+Prints per file and architecture how many kernels there are, their registers, stack and spills. Spills are an error.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ARCHITECTURES = ("80", "90a")
@@ -16,28 +20,16 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"  # what the sources' #includ
 
 
 def compile_report(source: str, architecture: str, nvcc: str) -> str:
-    """ptxas' resource report for every kernel of the file."""
+    """Returns ptxas' resource report for every kernel of the file."""
     from torch.utils.cpp_extension import include_paths
 
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            nvcc,
-            "-std=c++20",
-            "-O3",
-            "--expt-relaxed-constexpr",
-            "-Xcompiler=-fPIC",
-            "-Xptxas=-v",
-            "-DUSE_CUDA",
-            "-DTORCH_STABLE_ONLY",
-            "-DTORCH_TARGET_VERSION=0x020b000000000000",
-            f"-gencode=arch=compute_{architecture},code=sm_{architecture}",
-            f"-I{CSRC}",
-            *(f"-isystem={path}" for path in include_paths()),
-            "-c",
-            source,
-            "-o",
-            os.path.join(folder, "out.o"),
-        ]
+        flags = "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC -Xptxas=-v -DUSE_CUDA -DTORCH_STABLE_ONLY"
+        flags += (
+            f" -DTORCH_TARGET_VERSION=0x020b000000000000 -gencode=arch=compute_{architecture},code=sm_{architecture}"
+        )
+        headers = [f"-I{CSRC}", *(f"-isystem={path}" for path in include_paths())]
+        command = [nvcc, *flags.split(), *headers, "-c", source, "-o", os.path.join(folder, "out.o")]
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{source} does not compile for sm_{architecture}:\n{result.stderr}")
@@ -45,7 +37,7 @@ def compile_report(source: str, architecture: str, nvcc: str) -> str:
 
 
 def kernels(report: str) -> list[dict[str, int | str]]:
-    """One entry per kernel: name, registers, stack and spill bytes."""
+    """Returns one entry per kernel: name, registers, stack and spill bytes."""
     found: list[dict[str, int | str]] = []
     for line in report.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
@@ -63,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nvcc", default="nvcc")
     arguments = parser.parse_args(argv)
     spilling = []
-    for source in arguments.sources:
-        for architecture in ARCHITECTURES:
-            entries = kernels(compile_report(source, architecture, arguments.nvcc))
+    jobs = list(itertools.product(arguments.sources, ARCHITECTURES))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reports = pool.map(lambda job: compile_report(*job, arguments.nvcc), jobs)
+        for (source, architecture), report in zip(jobs, reports, strict=True):
+            entries = kernels(report)
             registers = [entry["registers"] for entry in entries]
             spilling += [entry["name"] for entry in entries if entry["spill"]]
             stacks, spills = (sum(bool(entry[name]) for entry in entries) for name in ("stack", "spill"))

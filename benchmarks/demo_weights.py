@@ -13,7 +13,7 @@ import torch
 
 from msa_model.cli import main as msa
 
-from . import harness
+from . import measure, results
 
 SIZE, COUNT = 128, 48
 
@@ -30,9 +30,24 @@ def main(argv: list[str] | None = None) -> int:
             return code
         measured = json.loads((Path(out) / "evaluation.json").read_text())
     if not arguments.no_save:
-        content = {"size": SIZE, "protocols": measured["protocols"], "rows": measured["results"]}
-        print("written:", harness.save("demo-weights", torch.device("cpu"), content).name)
+        facts = measure.facts(torch.device("cpu")) | {"size": SIZE, "protocols": measured["protocols"]}
+        written = results.write("demo-weights", torch.device("cpu"), facts, map(row_of, measured["results"]))
+        print("written:", written.name)
     return 0
+
+
+def row_of(entry: dict) -> measure.Row:
+    """Returns a row of `msa evaluate`'s results flat; columns of the paper's protocol begin with ``paper_``."""
+    rest = {name: value for name, value in entry.items() if name not in ("method", "figures")}
+    figures = entry["figures"]
+    return {
+        "suite": "demo-weights",
+        "case": f"{100 * entry['low']:g}-{100 * entry['high']:g} %",
+        "alternative": entry["method"],
+        **rest,
+        **figures["standard"],
+        **{f"paper_{name}": value for name, value in figures["paper"].items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """``make gpu``: everything that needs a GPU, in one command without network or virtual environment.
 
-Steps, each with its own time limit: build with CUDA, the test suite on the GPU, compute-sanitizer (memcheck, racecheck)
-on a small set, and the benchmarks that the targets need, in bfloat16, whose competitors compile while the tests run. A
-step that fails does not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and
-the targets come last. The rest are parts of their own: ``--part targets``; each part is done within nine minutes.
-``--only build,tests`` runs some steps. $MSA_COMMIT names the commit where git cannot.
+It runs parts of at most four minutes, the most valuable first: the tests and compute-sanitizer on the GPU, while
+alternatives compile; then the benchmarks that the targets need, in bfloat16. Other parts are asked for by name:
+``--part compile,targets``; ``--only build,tests`` runs some steps. Every step has a time limit, and one that fails
+does not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets
+come last. $MSA_COMMIT names the commit where git cannot.
 """
 
 from __future__ import annotations
@@ -13,113 +13,93 @@ import argparse
 import importlib.util
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import report, targets
-from .harness import RESULTS, ROOT
-from .names import unknown
+from . import results, targets
+from .measure import ROOT
+from .options import unknown
 
-PYTHON = sys.executable
-SANITIZED = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/test_sanitizer_set.py"]
-SANITIZER = ["compute-sanitizer", "--error-exitcode=9", "--target-processes=all"]
-#: Of a step's log, what is shown at its end.
-LINES = 20
 #: Test processes, where pytest-xdist is there to start them.
-PROCESSES = min(12, os.cpu_count() or 1)
-IN_PARALLEL = ["-n", str(PROCESSES)] if importlib.util.find_spec("xdist") else []
-
-OPERATORS = [PYTHON, "-m", "benchmarks.operators", "--device=cuda", "--rounds=15"]
-#: The generator's 16 partial convolutions, dealt out to processes that compile at the same time.
-LAYERS = [
-    tuple(f"{part}_{number}" for number in some)
+PROCESSES = f"-n {min(12, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else ""
+#: Seconds of a part, of its first step, the build, and of the longest other step.
+PART_LIMIT, BUILD_LIMIT, LIMIT = 240, 100, 140
+#: How many lines of a step's log are shown at its end.
+LINES = 20
+PYTEST = "PYTHON -m pytest -q -p no:cacheprovider"
+SANITIZER = "compute-sanitizer --error-exitcode=9 --target-processes=all"
+SANITIZED = f"{PYTEST} -x tests/ops/test_sanitizer_set.py"
+OPERATORS = "PYTHON -m benchmarks.operators --device=cuda --rounds=15 --batch=6 --dtype=DTYPE"
+TABLE5 = "PYTHON -m benchmarks.table5 --precision=DTYPE --no-compile --no-loader"
+#: The attention stage that the targets are for, with the paper's batch, and with one map.
+SIX_MAPS, ONE_MAP = "--suite=attention --case='64x64 30%, batch 6' --compiled", "--case='64x64 30%'"
+INFERENCE = "--suite=generator --case=whole --batch=1 --compiled"
+SUITES = "--suite=layers --suite=mask-ratios --suite=shift-propagation --suite=memory --size=256 --compiled"
+#: Steps that fill the compiler's caches; the generator's layers are dealt out to processes that run at the same time.
+COMPILING = {
+    f"compile-layers-{part}-{numbers[0]}": f"{OPERATORS} --suite=layers --size=256 --compiled --compile-only=compiled "
+    + " ".join(f"--layer={part}_{number}" for number in numbers)
     for part in ("Encode", "Decode")
-    for some in ((1, 2, 3, 4), (5, 6, 7, 8))
-]
-#: The attention stage that the targets are for, one map and the paper's batch, with time for others to compile.
-STAGE_BATCH = ("--case=64x64 30%, batch 6", "--compiled")
-STAGE = ("--case=64x64 30%", *STAGE_BATCH)
-#: The whole generator on one image.
-INFERENCE = ("--case=whole", "--batch=1", "--compiled")
-#: The two systems whose training steps the targets compare.
-STEP = ("--system=pconv", "--system=ours", "--no-compile", "--no-loader")
-
-
-def _suites(dtype: str, suites: Iterable[str], *options: str) -> list[str]:
-    return [*OPERATORS, f"--dtype={dtype}", *(f"--suite={suite}" for suite in suites), "--batch=6", *options]
-
-
-def _operators(name: str, dtype: str, *suites: str, options: tuple[str, ...] = ()) -> list[str]:
-    return [*_suites(dtype, suites, *options), f"--name={name}"]
-
-
-def _compile(text: str, dtype: str, suite: str, *options: str) -> list[str]:
-    """Fills the compiler's caches with the contestants whose names contain the text."""
-    return _suites(dtype, [suite], *options, f"--compile-only={text}")
-
-
-#: name -> (seconds, command)
-STEPS: dict[str, tuple[int, list[str]]] = {
-    "build": (120, [PYTHON, "setup.py", "build_ext", "--inplace"]),
-    "tests": (120, [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *IN_PARALLEL, "tests"]),
-    "memcheck": (90, [*SANITIZER, "--tool=memcheck", PYTHON, *SANITIZED]),
-    "racecheck": (90, [*SANITIZER, "--tool=racecheck", PYTHON, *SANITIZED]),
+    for numbers in ((1, 2, 3, 4), (5, 6, 7, 8))
+} | {
+    "compile-attention": f"{OPERATORS} {SIX_MAPS} --compile-only=compiled",
+    "compile-flex": f"{OPERATORS} {SIX_MAPS} --compile-only=Flex",
+    "compile-inference": f"{OPERATORS} {INFERENCE} --compile-only=compiled",
 }
-CHECKS = "tests", "memcheck", "racecheck"
-TARGETS: dict[str, tuple[str, ...]] = {}
-COMPILE: dict[str, tuple[str, ...]] = {}
+#: Steps that measure, with their limits in seconds.
+MEASURING = {
+    "operators": (LIMIT, f"{OPERATORS} {SUITES} --name=operators"),
+    "stage": (80, f"{OPERATORS} {SIX_MAPS} {ONE_MAP} --name=stage"),
+    "inference": (60, f"{OPERATORS} {INFERENCE} --name=inference"),
+    "step": (50, f"{TABLE5} --system=pconv --system=ours"),
+    "networks": (90, f"{OPERATORS} --suite=generator --suite=training --suite=upcat-rule --name=networks"),
+    "attention": (LIMIT, f"{OPERATORS} --suite=attention --name=attention"),
+    "large": (LIMIT, f"{OPERATORS} --suite=layers --size 512 1024 --name=large"),
+    "scaling": (LIMIT, f"{OPERATORS} --suite=scaling --name=scaling"),
+    "table5": (LIMIT, TABLE5),
+}
+#: name -> (seconds, command). Names end in the precision where it is not bfloat16.
+STEPS: dict[str, tuple[int, list[str]]] = {}
+#: name -> steps after the build, in order. Those in a tuple of their own run at the same time: none of them is timed.
+PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {}
+#: The parts that run where none is named.
+USUAL = ("checks", "targets", "stage", "training")
+
+
+def _add(name: str, limit: int, command: str) -> None:
+    STEPS[name] = limit, [sys.executable if word == "PYTHON" else word for word in shlex.split(command)]
+
+
+_add("build", BUILD_LIMIT, "PYTHON setup.py build_ext --inplace")
+_add("tests", LIMIT, f"{PYTEST} -m gpu {PROCESSES} tests")
+for _tool in ("memcheck", "racecheck"):
+    _add(_tool, LIMIT, f"{SANITIZER} --tool={_tool} {SANITIZED}")
 for _dtype in ("bfloat16", "tf32", "float32"):
-    _compiling = {
-        f"compile-layers-{number}-{_dtype}": _compile(
-            "compiled", _dtype, "layers", "--size=256", "--compiled", *(f"--layer={name}" for name in names)
-        )
-        for number, names in enumerate(LAYERS, 1)
-    } | {
-        f"compile-attention-{_dtype}": _compile("compiled", _dtype, "attention", *STAGE_BATCH),
-        f"compile-flex-{_dtype}": _compile("Flex", _dtype, "attention", *STAGE_BATCH),
-        f"compile-inference-{_dtype}": _compile("compiled", _dtype, "generator", *INFERENCE),
+    _end = "" if _dtype == "bfloat16" else f"-{_dtype}"
+    for _name, _command in COMPILING.items():
+        _add(_name + _end, LIMIT, _command.replace("DTYPE", _dtype))
+    for _name, (_limit, _command) in MEASURING.items():
+        _add(_name + _end, _limit, _command.replace("DTYPE", _dtype))
+    _compiling = tuple(name + _end for name in COMPILING)
+    PARTS |= {
+        **({} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}),
+        f"compile{_end}": (_compiling,),
+        f"targets{_end}": (f"operators{_end}",),
+        f"stage{_end}": (f"stage{_end}", f"inference{_end}"),
+        f"training{_end}": (f"step{_end}", f"networks{_end}"),
+        **{f"{name}{_end}": (f"{name}{_end}",) for name in ("attention", "large", "scaling", "table5")},
     }
-    _suites_of_targets = "layers", "mask-ratios", "price-of-shift", "memory"
-    _measuring = {
-        f"operators-{_dtype}": (
-            120,
-            _operators("operators", _dtype, *_suites_of_targets, options=("--size=256", "--compiled")),
-        ),
-        f"stage-{_dtype}": (75, _operators("stage", _dtype, "attention", options=STAGE)),
-        f"inference-{_dtype}": (55, _operators("inference", _dtype, "generator", options=INFERENCE)),
-        f"step-{_dtype}": (50, [PYTHON, "-m", "benchmarks.table5", f"--precision={_dtype}", *STEP]),
-    }
-    COMPILE[_dtype], TARGETS[_dtype] = tuple(_compiling), tuple(_measuring)
-    STEPS |= {name: (120, command) for name, command in _compiling.items()} | _measuring
-    STEPS |= {
-        f"networks-{_dtype}": (120, _operators("networks", _dtype, "generator", "training", "upcat-rule")),
-        f"attention-{_dtype}": (190, _operators("attention", _dtype, "attention")),
-        f"large-{_dtype}": (190, _operators("large", _dtype, "layers", options=("--size", "512", "1024"))),
-        f"scaling-{_dtype}": (190, _operators("scaling", _dtype, "scaling")),
-    }
-STEPS["table5"] = (390, [PYTHON, "-m", "benchmarks.table5"])
-#: Steps of one command, within nine minutes in all. Those in a tuple of their own run at the same time: none is timed.
-PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {
-    "usual": ("build", (*CHECKS, *COMPILE["bfloat16"]), *TARGETS["bfloat16"]),
-    "checks": ("build", *CHECKS),
-    "targets": ("build", COMPILE["bfloat16"], *TARGETS["bfloat16"]),
-    "targets-tf32": ("build", COMPILE["tf32"], *TARGETS["tf32"]),
-    "targets-float32": ("build", COMPILE["float32"], *TARGETS["float32"]),
-    **{
-        part: ("build", f"{part}-bfloat16", f"{part}-float32") for part in ("networks", "attention", "large", "scaling")
-    },
-    "table5": ("build", "table5"),
-}
 
 
-def steps_of(part: str) -> list[tuple[str, ...]]:
-    """Its steps in order, those together that run at the same time."""
-    return [step if isinstance(step, tuple) else (step,) for step in PARTS[part]]
+def steps_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the build and the parts' steps in order, those together that run at the same time."""
+    return [("build",), *(step if isinstance(step, tuple) else (step,) for part in parts for step in PARTS[part])]
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -148,7 +128,7 @@ def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str
 
 
 def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, float]]:
-    """Outcomes and seconds of steps that run at the same time."""
+    """Runs steps at the same time; returns their outcomes and seconds."""
     with ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(lambda name: run_step(name, *STEPS[name], logs), names), strict=True))
 
@@ -156,12 +136,14 @@ def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, flo
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--part", default="usual", help=f"{', '.join(PARTS)} (default: usual)")
+    choice.add_argument("--part", help=f"separated by commas (default: {','.join(USUAL)}): {', '.join(PARTS)}")
     choice.add_argument("--only", help="steps, separated by commas")
     arguments = parser.parse_args(argv)
-    if arguments.part not in PARTS:
-        parser.error(unknown("part", arguments.part, PARTS))
-    wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(arguments.part)
+    parts = arguments.part.split(",") if arguments.part else USUAL
+    for name in parts:
+        if name not in PARTS:
+            parser.error(unknown("part", name, PARTS))
+    wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(parts)
     for name in itertools.chain(*wanted):
         if name not in STEPS:
             parser.error(unknown("step", name, STEPS))
@@ -178,13 +160,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}")
     for name, (outcome, seconds) in outcomes.items():
         print(f"{name:<28} {seconds:5.0f} s  {outcome}")
-    print(f"\n{targets.terminal(report.results(), targets.CUDA)}")
+    of_gpus = [row for row in targets.rows(results.committed()) if row["kind"] == targets.CUDA]
+    print(f"\n{targets.section(of_gpus)}")
     return int(any(outcome != "ok" for outcome, _ in outcomes.values()))
 
 
 def copy_results(out: Path) -> None:
-    """Those of GPUs, to $OUT where it is set."""
-    for result in RESULTS.glob("*.json"):
+    """Copies those of GPUs to $OUT where it is set."""
+    for result in results.RESULTS.glob("*.json"):
         if os.environ.get("OUT") and "cpu" not in result.stem:
             shutil.copy(result, out)
 

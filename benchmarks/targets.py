@@ -1,23 +1,16 @@
-"""The targets that this project has set itself, beside what the committed results hold: per device and precision every
-row's target, its value, and whether it is met. Nothing here is typed by hand but the targets.
+"""The targets that this project has set itself, beside what the committed results hold: by device and precision every
+row's target, its value, and whether it is met. Only the targets are written by hand.
 
-A row is read from the file whose name begins with ``operators`` if that has it, else from the first by name that does.
+A row is read from the result whose name begins with ``operators`` if that has it, else from the first by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from . import attention, shift_price
-from .contest import BOTH, FORWARD, OURS
-from .layers import BARE, COMPILED
-from .mask_ratios import LAYERS, NO_HOLE
-from .memory import SIZE as LARGE_IMAGE
-from .network import COMPILED as COMPILED_NETWORK
-from .network import COMPILED_GRAPHS, WHOLE
-from .shift_price import WITHOUT
-from .table5_report import FUSED, REFERENCE
+from .measure import BOTH, FORWARD, OURS, STEP, Row
+from .results import Result
 from .tables import digits, table
 
 CPU, CUDA = "cpu", "cuda"
@@ -25,318 +18,237 @@ CPU, CUDA = "cpu", "cuda"
 PRECISIONS = {CPU: ("float32",), CUDA: ("bfloat16", "tf32")}
 #: The GPU that the targets are for.
 GPU = "H100"
-NOT_MEASURED = "not measured"
+TITLES = {FORWARD: "forward", BOTH: "forward + backward"}
+#: The value of a row; a text says why there is none, None that the result has nothing on it.
+Value = float | str | None
+
+# ---- where a value is found ------------------------------------------------------------------------------------------
 
 
-class AbsentError(LookupError):
-    """A result file has nothing for a row."""
+def figure(result: Result, quantity: str, **columns: object) -> Value:
+    row = result.one(**columns)
+    if row is None:
+        return None
+    return f"{row['alternative']}: {row['unavailable']}" if "unavailable" in row else row.get(quantity)
 
 
-class UnavailableError(LookupError):
-    """It has a reason why there is no value."""
+def smallest(result: Result, quantity: str, alternatives: Sequence[str] = (), **columns: object) -> Value:
+    """Returns the smallest quantity of the alternatives; () stands for all but ours."""
+    rows = result.find(**columns)
+    rows = [r for r in rows if (r["alternative"] in alternatives if alternatives else r["alternative"] != OURS)]
+    found = [row[quantity] for row in rows if quantity in row]
+    reasons = [f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row]
+    return min(found, default=None) if found or not reasons else "; ".join(reasons)
+
+
+def quotient(over: Value, under: Value) -> Value:
+    if over is None or under is None:
+        return None
+    return next((value for value in (over, under) if isinstance(value, str)), None) or over / under
+
+
+def ratio(suite: str, case: str, over: str, under: str, which: str) -> Callable[[Result], Value]:
+    where = dict(suite=suite, case=case, pass_=which)
+    return lambda r: quotient(figure(r, "ms", alternative=over, **where), figure(r, "ms", alternative=under, **where))
+
+
+def growth(quantity: str, which: str) -> Callable[[Result], Value]:
+    where = dict(suite="attention", alternative=OURS, pass_=which)
+    return lambda r: quotient(*(figure(r, quantity, case=case, **where) for case in ("128×128", "64×64")))
+
+
+def large_holes(result: Result) -> Value:
+    """Returns the three layers' summed times at both shares, over those without a hole."""
+    cases = [f"{layer} {share}" for layer in ("Encode_1", "Encode_2", "Encode_3") for share in ("50%", "60%")]
+    sums: list[Value] = []
+    for name in (OURS, "ours, no hole"):
+        found = [figure(result, "ms", suite="mask-ratios", case=case, alternative=name) for case in cases]
+        reasons = [value for value in found if isinstance(value, str)]
+        sums.append(None if None in found else "; ".join(reasons) or sum(found))
+    return quotient(*sums)
+
+
+def inference(result: Result) -> Value:
+    """Returns, for one image, the faster of the compiled references over ours."""
+    where = dict(suite="generator", case="whole 256", batch=1)
+    compiled = "reference, compiled", "reference, compiled, reduce-overhead"
+    return quotient(smallest(result, "ms", compiled, **where), figure(result, "ms", alternative=OURS, **where))
+
+
+def training(result: Result) -> Value:
+    """Returns the ratio from whole runs of Table 5 only."""
+    if result.facts.get("quick", True) or not result.facts["complete"]:
+        return None
+    steps = {"ours": "fused", "pconv": "reference"}
+    where = dict(suite="table5", pass_=STEP)
+    return quotient(*(figure(result, "ms", case=case, alternative=name, **where) for case, name in steps.items()))
+
+
+# ---- the targets -----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`bounds`: by device kind; no row there where there is none. `value` takes a result file's content.
-
-    Raises:
-        AbsentError, UnavailableError: from `value`.
-    """
+    """A value and its bounds by device kind; no bound, no row. `unit`: "", "%", "MiB" or "GiB"."""
 
     what: str
     bounds: Mapping[str, float]
-    value: Callable[[dict], float]
+    value: Callable[[Result], Value]
     at_least: bool = False
-    unit: str = ""  # "", "%" or "GiB"
+    unit: str = ""
 
     def is_met(self, value: float, kind: str) -> bool:
         return value >= self.bounds[kind] if self.at_least else value <= self.bounds[kind]
 
     def bound(self, kind: str) -> str:
-        bound = self.bounds[kind]
-        return f"{'≥' if self.at_least else '≤'} {self._with_unit(f'{100 * bound if self._is_share else bound:g}')}"
+        return f"{'≥' if self.at_least else '≤'} {self._with_unit(f'{self._scale * self.bounds[kind]:g}')}"
 
     def shown(self, value: float) -> str:
-        return self._with_unit(digits(100 * value if self._is_share else value, 3))
+        return self._with_unit(digits(self._scale * value, 3))
 
     @property
-    def _is_share(self) -> bool:
-        return self.unit == "%"
+    def _scale(self) -> int:
+        return 100 if self.unit == "%" else 1
 
     def _with_unit(self, number: str) -> str:
         return f"{number} {self.unit}".rstrip()
 
 
-# ---- where a value is found ------------------------------------------------------------------------------------------
+def _targets() -> Iterator[Target]:
+    bare, sums = "against bare `F.conv2d` on ready inputs", "16 layers 256"
+    for which, bounds in ((FORWARD, {CPU: 0.80, CUDA: 0.90}), (BOTH, {CPU: 0.90, CUDA: 1.00})):
+        value = ratio("layers", sums, OURS, "bare conv", which)
+        yield Target(f"16 partial convolutions, {TITLES[which]}, {bare}", bounds, value)
+    value = ratio("layers", sums, "channel masks, compiled", OURS, BOTH)
+    yield Target("channel masks, compiled, against ours, forward + backward", {CPU: 2.5, CUDA: 2.5}, value, True)
+    value = ratio("layers", "Encode_1 + Decode_1 256", OURS, "bare conv", FORWARD)
+    yield Target(f"Encode_1 plus Decode_1, forward, {bare}", {CPU: 0.45, CUDA: 0.5}, value)
+    # Two products of a single map take 2 µs at an H100's roof, less than the launch of a kernel: also six maps.
+    stages = {"batch 1": ("64×64 30%", {CPU, CUDA}), "batch 6": ("64×64 30%, batch 6", {CUDA})}
+    for which, bounds in ((FORWARD, {CPU: 0.40, CUDA: 0.35}), (BOTH, {CPU: 0.30, CUDA: 0.25})):
+        for batch, (case, kinds) in stages.items():
+            what = f"attention stage, {batch}, {TITLES[which]}, of the matrix product's rate"
+            where = dict(suite="attention", case=case, alternative=OURS, pass_=which)
+            value = lambda r, where=where: quotient(figure(r, "tflops", **where), r.facts["roofs"]["tflops"])  # noqa: E731
+            yield Target(what, {kind: bounds[kind] for kind in kinds}, value, True, "%")
+    for which, bound in ((FORWARD, 3), (BOTH, 2)):
+        for batch, (case, kinds) in stages.items():
+            what = f"attention stage, {batch}, {TITLES[which]}, best of the others against ours"
+            yield Target(what, dict.fromkeys(kinds, bound), best(case, which), True)
+    for batch, case, bounds in ((1, "64×64", {CPU: 1.5, CUDA: 1.8}), (6, "64×64, batch 6", {CUDA: 1.8})):
+        value = ratio("shift-propagation", case, OURS, "ours, k = 0", FORWARD)
+        yield Target(f"k = 1 against k = 0, forward, batch {batch}", bounds, value)
+    yield Target("50-60 % hole against none, first three layers, forward", {CPU: 0.8, CUDA: 0.85}, large_holes)
+    what = "training step of Ours, fused, against PConv's on reference operators (the paper: 2.06)"
+    yield Target(what, {CPU: 1.0, CUDA: 1.0}, training)
+    what = "generator, batch 1, 256×256: compiled reference against ours"
+    yield Target(what, {CPU: 2, CUDA: 2}, inference, True)
+    value = lambda r: quotient(figure(r, "extra_mib", suite="memory", alternative=OURS), 1024)  # noqa: E731
+    yield Target("1024×1024, full width, peak memory over the weights", {CPU: 3, CUDA: 6}, value, unit="GiB")
+
+    dense = "N×N matrix"
+    for case, name, kind, which, bound in (
+        ("64×64", dense, CPU, FORWARD, 10),
+        ("64×64", dense, CPU, BOTH, 6),
+        ("64×64", "gathered", CPU, FORWARD, 2),
+        ("64×64", "gathered", CPU, BOTH, 1.5),
+        ("mixed holes", dense, CPU, BOTH, 4),
+        ("half holes", dense, CUDA, FORWARD, 15),
+        ("half holes", dense, CUDA, BOTH, 10),
+        ("half holes", "best of the others", CUDA, FORWARD, 3),
+        ("half holes", "best of the others", CUDA, BOTH, 2),
+    ):
+        value = best(case, which) if "best" in name else ratio("attention", case, name, OURS, which)
+        yield Target(f"hole attention, {case}, {TITLES[which]}, {name} against ours", {kind: bound}, value, True)
+    for which, bound in ((FORWARD, 64), (BOTH, 128)):
+        where = dict(suite="attention", case="128×128", alternative=OURS, pass_=which)
+        value = lambda r, where=where: figure(r, "extra_mib", **where)  # noqa: E731
+        yield Target(f"hole attention, 128×128, {TITLES[which]}, extra memory", {CPU: bound}, value, unit="MiB")
+    for quantity, name, bound in (("ms", "time", 18), ("extra_mib", "extra memory", 4.5)):
+        for which in (FORWARD, BOTH):
+            what = f"hole attention, {TITLES[which]}, growth of {name} from 64×64 to 128×128"
+            yield Target(what, {CPU: bound}, growth(quantity, which))
 
 
-def _record(content: dict, suite: str, part: str, name: str) -> dict:
-    try:
-        record = content["suites"][suite][part][name]
-    except KeyError:
-        raise AbsentError(name) from None
-    if "unavailable" in record:
-        raise UnavailableError(record["unavailable"])
-    return record
+def best(case: str, which: str) -> Callable[[Result], Value]:
+    return lambda r: smallest(r, "ratio", suite="attention", case=case, pass_=which)
 
 
-def _figure(record: dict, contestant: str, way: str, name: str) -> float:
-    one = record["contestants"].get(contestant, {}).get(way)
-    if one is None:
-        raise AbsentError(contestant)
-    if "unavailable" in one:
-        raise UnavailableError(f"{contestant}: {one['unavailable']}")
-    return one[name]
-
-
-def _quotient(record: dict, over: str, under: str, way: str) -> float:
-    return _figure(record, over, way, "ms") / _figure(record, under, way, "ms")
-
-
-def _layers(group: str, over: str, under: str, way: str) -> Callable[[dict], float]:
-    return lambda content: _quotient(_record(content, "layers", "sums", f"{group} 256"), over, under, way)
-
-
-def _roof_share(case: str, way: str) -> Callable[[dict], float]:
-    """Of the measured matrix product."""
-
-    def value(content: dict) -> float:
-        rate = _figure(_record(content, "attention", "cases", case), OURS, way, "tflops")
-        return rate / content["roofs"]["tflops"]
-
-    return value
-
-
-def _best(case: str, way: str) -> Callable[[dict], float]:
-    def value(content: dict) -> float:
-        best = _record(content, "attention", "cases", case)["best"][way]
-        if "unavailable" in best:
-            raise UnavailableError(best["unavailable"])
-        return best["ratio"]
-
-    return value
-
-
-def _price(case: str) -> Callable[[dict], float]:
-    return lambda content: _quotient(_record(content, "price-of-shift", "cases", case), OURS, WITHOUT, FORWARD)
-
-
-def _large_holes(content: dict) -> float:
-    """The layers' summed times at both shares, over those without a hole."""
-    records = [
-        _record(content, "mask-ratios", "cases", f"{layer} {share}") for layer in LAYERS for share in ("50%", "60%")
-    ]
-    with_holes, without = (sum(_figure(r, name, FORWARD, "ms") for r in records) for name in (OURS, NO_HOLE))
-    return with_holes / without
-
-
-def _inference(content: dict) -> float:
-    """Against the faster of those that are compiled."""
-    record = _record(content, "generator", "cases", f"{WHOLE} 256")
-    if record["batch"] != 1:
-        raise AbsentError("batch 1")
-    compiled = [name for name in (COMPILED_NETWORK, COMPILED_GRAPHS) if name in record["contestants"]]
-    ratios, reasons = [], []
-    for name in compiled:
-        try:
-            ratios.append(_quotient(record, name, OURS, FORWARD))
-        except UnavailableError as error:
-            reasons.append(str(error))
-    if not compiled:
-        raise AbsentError(COMPILED_NETWORK)
-    if not ratios:
-        raise UnavailableError("; ".join(reasons))
-    return min(ratios)
-
-
-def _memory(content: dict) -> float:
-    return _figure(_record(content, "memory", "cases", f"{WHOLE} {LARGE_IMAGE}"), OURS, FORWARD, "extra_mib") / 1024
-
-
-def _training(content: dict) -> float:
-    if content.get("quick", True) or not content["complete"]:
-        raise AbsentError("a whole run of benchmarks.table5")
-    rows = {(row["system"], row["operators"]): row for row in content["rows"]}
-    times = []
-    for system, operators in (("ours", FUSED), ("pconv", REFERENCE)):
-        row = rows.get((system, operators), {})
-        if "unavailable" in row:
-            raise UnavailableError(f"{system}, {operators}: {row['unavailable']}")
-        if "ms" not in row:
-            raise AbsentError(system)
-        times.append(row["ms"])
-    return times[0] / times[1]
-
-
-def _stage(
-    way: str, bounds: Mapping[str, float], value: Callable[[str, str], Callable[[dict], float]], what: str, **of
-) -> list[Target]:
-    """The attention stage's rows: a single map, and on CUDA also the paper's batch, since two products of a single map
-    take 2 µs at an H100's roof, which is less than the launch of a kernel."""
-    names = {"batch 1": (attention.STAGE, bounds), "batch 6": (attention.STAGE_BATCH, {CUDA: bounds[CUDA]})}
-    title = {FORWARD: "forward", BOTH: "forward + backward"}[way]
-    return [
-        Target(f"attention stage, {batch}, {title}, {what}", own, value(case, way), at_least=True, **of)
-        for batch, (case, own) in names.items()
-    ]
-
-
-TARGETS = [
-    Target(
-        "16 partial convolutions, forward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.80, CUDA: 0.90},
-        _layers("16 layers", OURS, BARE, FORWARD),
-    ),
-    Target(
-        "16 partial convolutions, forward + backward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.90, CUDA: 1.00},
-        _layers("16 layers", OURS, BARE, BOTH),
-    ),
-    Target(
-        "channel masks, compiled, against ours, forward + backward",
-        {CPU: 2.5, CUDA: 2.5},
-        _layers("16 layers", COMPILED, OURS, BOTH),
-        at_least=True,
-    ),
-    Target(
-        "Encode_1 plus Decode_1, forward, against bare `F.conv2d` on ready inputs",
-        {CPU: 0.45, CUDA: 0.5},
-        _layers("Encode_1 + Decode_1", OURS, BARE, FORWARD),
-    ),
-    *_stage(FORWARD, {CPU: 0.40, CUDA: 0.35}, _roof_share, "of the matrix product's rate", unit="%"),
-    *_stage(BOTH, {CPU: 0.30, CUDA: 0.25}, _roof_share, "of the matrix product's rate", unit="%"),
-    *_stage(FORWARD, {CPU: 3, CUDA: 3}, _best, "best of the others against ours"),
-    *_stage(BOTH, {CPU: 2, CUDA: 2}, _best, "best of the others against ours"),
-    Target("k = 1 against k = 0, forward, batch 1", {CPU: 1.5, CUDA: 1.8}, _price(shift_price.STAGE)),
-    Target("k = 1 against k = 0, forward, batch 6", {CUDA: 1.8}, _price(shift_price.STAGE_BATCH)),
-    Target("50-60 % hole against none, first three layers, forward", {CPU: 0.8, CUDA: 0.85}, _large_holes),
-    Target(
-        "training step of Ours, fused, against PConv's on reference operators (the paper: 2.06)",
-        {CPU: 1.0, CUDA: 1.0},
-        _training,
-    ),
-    Target(
-        "generator, batch 1, 256×256: compiled reference against ours",
-        {CPU: 2, CUDA: 2},
-        _inference,
-        at_least=True,
-    ),
-    Target("1024×1024, full width, peak memory over the weights", {CPU: 3, CUDA: 6}, _memory, unit="GiB"),
-]
+TARGETS = {target.what: target for target in _targets()}
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def rows(files: Mapping[str, dict], kind: str, judged: bool = True) -> list[dict]:
-    """Of the result files, by stem, of one device in one precision: what, target, and ``value``, ``file`` and, where
-    the target is for that precision, ``met``; or ``unavailable`` and ``file``; or none where nothing was measured."""
-    return [_row(target, files, kind, judged) for target in TARGETS if kind in target.bounds]
+def in_order(results: Iterable[Result]) -> list[Result]:
+    return sorted(results, key=lambda result: (not result.name.startswith("operators"), result.name))
 
 
-def _row(target: Target, files: Mapping[str, dict], kind: str, judged: bool) -> dict:
-    row: dict[str, object] = {"what": target.what, "target": target.bound(kind)}
-    reason: dict[str, object] = {}
-    for stem in sorted(files, key=lambda stem: (not stem.startswith("operators"), stem)):
-        try:
-            value = target.value(files[stem])
-        except AbsentError:
-            continue
-        except UnavailableError as error:
-            reason = reason or {"unavailable": str(error), "file": stem}
-            continue
-        met = {"met": target.is_met(value, kind)} if judged else {}
-        return row | {"value": float(f"{value:.6g}"), **met, "file": stem}
-    return row | reason
-
-
-def columns(results: Mapping[str, dict]) -> dict[tuple[str, str], dict[str, dict[str, dict]]]:
-    """(kind, device) -> precision -> result files; the CPUs first, and a GPU in any case."""
-    found: dict[tuple[str, str], dict[str, dict[str, dict]]] = {}
-    for stem, content in results.items():
-        facts, precision = content["environment"], content.get("dtype", content.get("precision"))
-        kind = facts["device_kind"]
-        if precision in PRECISIONS[kind]:
-            device = facts["device"] + (f", {facts['threads']} threads" if kind == CPU else "")
-            found.setdefault((kind, device), {}).setdefault(precision, {})[stem] = content
+def rows(results: Iterable[Result]) -> list[Row]:
+    """Returns one row per device, precision and target: kind, device, precision, what, target; ``value``, ``file`` and,
+    where the target is for that precision, ``met``; or ``unavailable`` and ``file``; or neither where nothing was
+    measured. The CPUs come first, and there is a GPU in any case."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for result in in_order(results):
+        facts = result.facts
+        threads = f", {facts['threads']} threads" if facts["device_kind"] == CPU else ""
+        found.setdefault((facts["device_kind"], facts["device"] + threads), []).append(result)
     if not any(kind == CUDA for kind, _ in found):
-        found[CUDA, GPU] = {}
-    return dict(sorted(found.items()))
-
-
-def as_json(results: Mapping[str, dict]) -> list[dict]:
-    """One entry per device and precision."""
+        found[CUDA, GPU] = []
     return [
-        {
-            "kind": kind,
-            "device": device,
-            "precision": precision,
-            "rows": rows(files.get(precision, {}), kind, judged=precision == PRECISIONS[kind][0]),
-        }
-        for (kind, device), files in columns(results).items()
+        {"kind": kind, "device": device, "precision": precision, "what": target.what, "target": target.bound(kind)}
+        | _value(target, [r for r in own if r.facts["precision"] == precision], kind, precision == PRECISIONS[kind][0])
+        for (kind, device), own in sorted(found.items())
         for precision in PRECISIONS[kind]
+        for target in TARGETS.values()
+        if kind in target.bounds
     ]
 
 
-def section(results: Mapping[str, dict]) -> str:
-    """Markdown: a table per device, that with the most rows first. What only another device of its kind has measured is
-    left out of it; what none has is said to be so."""
-    parts, entries = ["### Targets"], as_json(results)
-    for kind in PRECISIONS:
-        of_kind = [entry for entry in entries if entry["kind"] == kind]
-        elsewhere = {row["what"] for entry in of_kind for row in entry["rows"] if "file" in row}
-        tables = {}
-        for device in dict.fromkeys(entry["device"] for entry in of_kind):
-            of_device = [entry for entry in of_kind if entry["device"] == device]
-            tables[device] = list(_cells(of_device, elsewhere))
-        precisions = list(PRECISIONS[kind])
-        for device, cells in sorted(tables.items(), key=lambda item: -len(item[1])):
-            parts += [_caption(kind, device, precisions), table(_header(precisions), cells)]
+def _value(target: Target, results: Sequence[Result], kind: str, with_verdict: bool) -> Row:
+    reason: Row = {}
+    for result in results:
+        value = target.value(result)
+        if isinstance(value, str):
+            reason = reason or {"unavailable": value, "file": result.name}
+        elif value is not None:
+            met = {"met": target.is_met(value, kind)} if with_verdict else {}
+            return {"value": float(f"{value:.6g}"), **met, "file": result.name}
+    return reason
+
+
+def section(found: Sequence[Row]) -> str:
+    """Writes Markdown: a table per device, the one with the most rows first. A table leaves out what only another
+    device of its kind has measured."""
+    parts = ["## Targets"]
+    for kind, precisions in PRECISIONS.items():
+        measured = {row["what"] for row in found if row["kind"] == kind and "file" in row}
+        tables: dict[str, list] = {}
+        for row in found:
+            if row["kind"] == kind and row["precision"] == precisions[0]:
+                same = [one for one in found if (one["device"], one["what"]) == (row["device"], row["what"])]
+                files = dict.fromkeys(f"`{one['file']}.json`" for one in same if "file" in one)
+                line = [row["what"], row["target"], *map(_shown, same), _verdict(row), ", ".join(files)]
+                if files or row["what"] not in measured:
+                    tables.setdefault(row["device"], []).append(line)
+        for device, lines in sorted(tables.items(), key=lambda item: -len(item[1])):
+            parts += [_caption(kind, device), table(["what", "target", *precisions, "", "measured in"], lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def _caption(kind: str, device: str, precisions: list[str]) -> str:
+def _caption(kind: str, device: str) -> str:
     words = f"**{device}.** Ratios are of times within one run."
-    if kind == CPU:
-        return words
-    return (
-        f"{words} The targets are for an {GPU} in {precisions[0]}; {', '.join(precisions[1:])} is reported beside. "
-        "Times are the device's, of CUDA graphs, but the training step's."
-    )
+    if kind == CUDA:
+        first, *others = PRECISIONS[CUDA]
+        words += f" The targets are for an {GPU} in {first}; {', '.join(others)} is reported beside."
+        words += " Times are the device's, of CUDA graphs, except the training step's."
+    return words
 
 
-def _header(precisions: list[str]) -> list[str]:
-    return ["what", "target", *precisions, "", "measured in"]
+def _verdict(row: Row) -> str:
+    return {True: "met", False: "**missed**"}.get(row.get("met"), "")
 
 
-def _cells(of_device: list[dict], elsewhere: Collection[str]) -> Iterator[list[str]]:
-    """`elsewhere`: what is measured on some device of the kind."""
-    for together in zip(*(entry["rows"] for entry in of_device), strict=True):
-        judged = together[0]
-        files = dict.fromkeys(f"`{row['file']}.json`" for row in together if "file" in row)
-        if files or judged["what"] not in elsewhere:
-            verdict = {True: "met", False: "**missed**"}.get(judged.get("met"), "")
-            yield [judged["what"], judged["target"], *map(_value, together), verdict, ", ".join(files)]
-
-
-def _value(row: dict) -> str:
+def _shown(row: Row) -> str:
     if "value" in row:
-        return next(target for target in TARGETS if target.what == row["what"]).shown(row["value"])
-    return f"not available: {row['unavailable']}" if "unavailable" in row else NOT_MEASURED
-
-
-def terminal(results: Mapping[str, dict], kind: str = "") -> str:
-    """The same in columns, a block per device and precision; of one kind of device only, where it is given."""
-    blocks = []
-    for entry in as_json(results):
-        if kind and entry["kind"] != kind:
-            continue
-        lines = [f"{entry['device']}, {entry['precision']}"]
-        if not any("file" in row for row in entry["rows"]):
-            blocks.append(f"{lines[0]}: {NOT_MEASURED}")
-            continue
-        for row in entry["rows"]:
-            verdict = {True: "met", False: "missed"}.get(row.get("met"), "")
-            lines.append(f"  {row['what']:<88} {row['target']:>10}  {_value(row):<12} {verdict}".rstrip())
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+        return TARGETS[row["what"]].shown(row["value"])
+    return f"not available: {row['unavailable']}" if "unavailable" in row else "not measured"

@@ -1,46 +1,44 @@
-"""python -m benchmarks.operators: what is chosen, what is refused, what is written; the suites of whole networks."""
-
-import functools
-import json
+"""python -m benchmarks.operators: what is chosen, what is refused, what is written."""
 
 import pytest
 import torch
 
-from benchmarks import contest as c
-from benchmarks import harness, memory, network, operators, registry, suites, training, upcat_rule
-from msa_model.generator import Generator, GeneratorConfig
+from benchmarks import cases, measure, operators, results
+from benchmarks import measure as m
+from benchmarks.cases.suite import Suite
 
 CPU = torch.device("cpu")
 ROOFS = {"tflops": 1.0, "gbytes_per_s": 1.0}
-SETTINGS = c.Settings(CPU, torch.float32, ROOFS, sizes=(32,), batch=2, rounds=1)
 
 
 def select(**chosen):
-    found = registry.select(c.Settings(CPU, torch.float32, {}), **chosen)
-    return {name: [case.name for case in cases] for name, cases in found.items()}
+    found = cases.select(m.Settings(CPU, torch.float32), **chosen)
+    return {name: [case.name for case in some] for name, some in found.items()}
 
 
-def test_all_suites_have_cases_of_unique_names():
-    found = select()
-    assert list(found) == list(registry.SUITES)
-    for names in found.values():
-        assert len(names) == len(set(names)) > 0
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_suites_have_cases_of_unique_names(device):
+    found = cases.select(m.Settings(torch.device(device), torch.float32, compiled=True))
+    assert list(found) == list(cases.SUITES)
+    for some in found.values():
+        assert len(some) == len({case.name for case in some}) > 0
 
 
 def test_suites_operators_and_cases_are_chosen_by_name():
-    assert select(shapes=["Encode_2"], suites=["layers"]) == {"layers": ["Encode_2 256"]}
+    assert select(cases=["Encode_2"], suites=["layers"]) == {"layers": ["Encode_2 256"]}
     assert list(select(operators=["partial_conv2d"])) == ["layers", "mask-ratios"]
-    assert select(shapes=["64x64"], operators=["hole_attention"]).keys() == {"attention", "price-of-shift", "scaling"}
-    assert select(shapes=["Encode_1 30%"]) == {"mask-ratios": ["Encode_1 30%"]}
-    assert len(select(shapes=["Encode_1"])["mask-ratios"]) == 7
+    found = select(cases=["64x64"], operators=["hole_attention"])
+    assert found.keys() == {"attention", "shift-propagation", "scaling"}
+    assert select(cases=["Encode_1 30%"]) == {"mask-ratios": ["Encode_1 30%"]}
+    assert len(select(cases=["Encode_1"])["mask-ratios"]) == 7
 
 
 def test_sizes_and_devices_make_cases():
-    large = registry.select(c.Settings(CPU, torch.float32, {}, sizes=(512, 1024)), ["layers"])["layers"]
+    large = cases.select(m.Settings(CPU, torch.float32, sizes=(512, 1024)), ["layers"])["layers"]
     assert [case.name for case in large[::16]] == ["Encode_1 512", "Encode_1 1024"]
-    on_cuda = registry.select(c.Settings(torch.device("cuda"), torch.float32, {}), ["layers"])["layers"]
-    assert len(on_cuda) == 3 * 16
     assert large[-1].shape == "2×67×1024×1024 → 3, 3×3/1"
+    on_cuda = cases.select(m.Settings(torch.device("cuda"), torch.float32), ["layers"])["layers"]
+    assert len(on_cuda) == 3 * 16
 
 
 @pytest.mark.parametrize(
@@ -66,161 +64,89 @@ def test_what_cannot_be_is_refused_with_what_there_is(arguments, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_the_list_shows_every_case_operator_shape_and_contestant(capsys):
+def test_the_list_shows_every_case_operator_shape_and_alternative(capsys):
     assert operators.main(["--list", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    for name, cases in registry.select(c.Settings(CPU, torch.float32, {})).items():
-        assert f"{name}: {registry.SUITES[name].summary}" in out
-        for case in cases:
-            line = next(line for line in out.splitlines() if line.startswith(f"  {case.name} "))
-            assert case.operator in line
-            assert "; ".join(case.contestants) in out
-
-
-def fake(name, run):
-    def prepare(settings):
-        contestants = {c.OURS: c.Contestant(c.Call(lambda: torch.ones(1))), "other": c.Contestant(c.Call(run))}
-        return c.Contest(contestants, {c.FORWARD: None})
-
-    return suites.Case(name, "operator", "1×1", (c.OURS, "other"), prepare)
+    for name, some in cases.select(m.Settings(CPU, torch.float32)).items():
+        assert f"{name}: {cases.SUITES[name].title}" in out
+        for case in some:
+            lines = [line for line in out.splitlines() if line.startswith(f"  {case.name} ")]
+            assert any(case.operator in line and line.endswith(f"  {case.shape}") for line in lines)
+            assert "; ".join(case.alternatives) in out
 
 
 def no_memory():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+def fake(name, run):
+    def prepare(settings):
+        return m.Prepared({m.OURS: m.Alternative(lambda: torch.ones(1)), "other": m.Alternative(run)})
+
+    return m.Case(name, "operator", "1×1", (m.OURS, "other"), prepare, (m.FORWARD,))
+
+
 @pytest.fixture
-def with_fakes(monkeypatch, tmp_path):
-    """Two suites; in the first, one contestant finds no memory."""
-    cases = [fake("small", lambda: torch.ones(1)), fake("large", no_memory)]
-    fakes = {name: suites.Suite(name, lambda settings: cases) for name in ("first", "second")}
-    monkeypatch.setattr(registry, "SUITES", fakes)
-    monkeypatch.setattr(operators, "TABLES", dict.fromkeys(fakes, lambda suite: ", ".join(suite["cases"])))
-    monkeypatch.setattr(harness, "roofs", lambda device, dtype: ROOFS)
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+def folder(monkeypatch, tmp_path):
+    """Of results; with two suites, in which one alternative finds no memory."""
+    some = [fake("small", lambda: torch.ones(1)), fake("large", no_memory)]
+    suites = {name: Suite(f"title of {name}", "about it", lambda settings: some) for name in ("first", "second")}
+    monkeypatch.setattr(cases, "SUITES", suites)
+    monkeypatch.setattr(measure, "roofs", lambda device, dtype: ROOFS)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
     return tmp_path
 
 
-def test_a_run_is_written_with_what_its_figures_depend_on(with_fakes, capsys):
+def test_a_run_is_written_flat_with_what_its_figures_depend_on(folder, capsys):
     assert operators.main(["--device", "cpu", "--rounds", "3"]) == 0
-    (file,) = with_fakes.iterdir()
+    (file,) = folder.iterdir()
     assert file.name == "operators-cpu.json"
-    content = json.loads(file.read_text())
-    assert content.keys() == {"environment", "dtype", "roofs", "suites"}
-    assert content["environment"].keys() >= {"device", "threads", "torch", "python", "commit", "command"}
-    assert content["roofs"] == ROOFS
-    assert list(content["suites"]) == ["first", "second"]
-    large = content["suites"]["second"]["cases"]["large"]["contestants"]
-    assert large["other"]["forward"] == {"unavailable": "out of memory: 2.0 GiB wanted"}
-    assert large["ours"]["forward"]["ratio"] == 1
-    assert "first, float32\nsmall, large" in capsys.readouterr().out
+    result = results.read(file)
+    assert result.facts.keys() >= {"device", "threads", "torch", "python", "commit", "command", "precision"}
+    assert result.facts["roofs"] == ROOFS
+    assert result.facts["suites"]["first"] == {"title": "title of first", "about": "about it"}
+    assert result.suites == ["first", "second"]
+    assert len(result.rows) == 2 * 2 * 2
+    other = result.one(suite="second", case="large", alternative="other", pass_=m.FORWARD)
+    assert other["unavailable"] == "out of memory: 2.0 GiB wanted"
+    assert result.one(suite="second", case="large", alternative=m.OURS)["ratio"] == 1
+    assert all(not isinstance(value, dict | list) for row in result.rows for value in row.values())
+    assert "| large | ours | forward |" in capsys.readouterr().out
 
 
-def test_other_precisions_have_files_of_their_own(with_fakes):
+def test_files_are_named_and_a_part_does_not_take_the_place_of_the_whole(folder, capsys):
     operators.main(["--device", "cpu", "--dtype", "bfloat16", "--name", "mine"])
-    assert [file.name for file in with_fakes.iterdir()] == ["mine-bfloat16-cpu.json"]
-
-
-def test_a_part_does_not_take_the_place_of_the_whole(with_fakes, capsys):
+    assert [file.name for file in folder.iterdir()] == ["mine-bfloat16-cpu.json"]
     assert operators.main(["--device", "cpu", "--suite", "first"]) == 0
-    assert not list(with_fakes.iterdir())
     assert "not saved, as this is a part only" in capsys.readouterr().err
-    operators.main(["--device", "cpu", "--suite", "first", "--name", "mine"])
-    assert [file.name for file in with_fakes.iterdir()] == ["mine-cpu.json"]
-
-
-def test_no_save(with_fakes):
     assert operators.main(["--device", "cpu", "--no-save"]) == 0
-    assert not list(with_fakes.iterdir())
+    assert len(list(folder.iterdir())) == 1
+    operators.main(["--device", "cpu", "--suite", "first", "--name", "mine"])
+    assert sorted(file.name for file in folder.iterdir()) == ["mine-bfloat16-cpu.json", "mine-cpu.json"]
 
 
-def test_what_was_done_stays_where_a_run_is_cut_short(with_fakes, monkeypatch):
+def test_what_was_done_stays_where_a_run_is_cut_short(folder, monkeypatch):
     def interrupted(settings):
         raise KeyboardInterrupt
 
-    cut = suites.Case("cut", "operator", "1×1", (), interrupted)
-    monkeypatch.setitem(registry.SUITES, "second", suites.Suite("", lambda settings: [cut]))
+    cut = m.Case("cut", "operator", "1×1", (), interrupted)
+    monkeypatch.setitem(cases.SUITES, "second", Suite("", "", lambda settings: [cut]))
     with pytest.raises(KeyboardInterrupt):
         operators.main(["--device", "cpu"])
-    (file,) = with_fakes.iterdir()
+    (file,) = folder.iterdir()
     assert file.name == "operators-incomplete-cpu.json"
-    assert list(json.loads(file.read_text())["suites"]) == ["first"]
+    assert results.read(file).suites == ["first"]
+    assert results.committed() == []
 
 
-def test_what_compiles_is_made_to_without_being_measured(with_fakes, monkeypatch, capsys):
+def test_what_compiles_is_made_to_without_being_measured(folder, monkeypatch, capsys):
     calls = []
-    cases = [fake("small", lambda: calls.append("other") or torch.ones(1)), fake("large", no_memory)]
-    monkeypatch.setitem(registry.SUITES, "first", suites.Suite("", lambda settings: cases))
+    some = [fake("small", lambda: calls.append("other") or torch.ones(1)), fake("large", no_memory)]
+    monkeypatch.setitem(cases.SUITES, "first", Suite("", "", lambda settings: some))
     assert operators.main(["--device", "cpu", "--suite", "first", "--compile-only", "the"]) == 0
     assert calls == ["other"]
-    assert not list(with_fakes.iterdir())
+    assert not list(folder.iterdir())
     small, large = capsys.readouterr().out.splitlines()
     assert small.startswith("small, other, forward: 0.")
     assert large.endswith("s, out of memory: 2.0 GiB wanted")
     assert operators.main(["--device", "cpu", "--suite", "first", "--compile-only", "nobody"]) == 1
-
-
-# ---- whole networks, small -------------------------------------------------------------------------------------------
-
-
-def test_the_generators_contestants_agree(monkeypatch):
-    monkeypatch.setattr(network, "Generator", functools.partial(Generator, base_width=4, depth=4))
-    for levels in network.NETWORKS.values():
-        contest = network.prepare(levels, 32, SETTINGS)
-        assert not any(c.judged(contest, CPU).values())
-        call, *rest = contest.contestants[c.OURS]
-        contest.contestants[c.OURS] = c.Contestant(c.Call(lambda run=call.run: run() + 0.01), *rest)
-        assert c.judged(contest, CPU)[c.OURS]
-
-
-def test_compiled_generators_take_part_where_asked_for_and_graphs_of_their_own_on_cuda():
-    contestants = {
-        device: network.cases(c.Settings(torch.device(device), torch.float32, {}, compiled=True))[0].contestants
-        for device in ("cpu", "cuda")
-    }
-    assert contestants["cpu"] == (c.OURS, network.REFERENCE, network.COMPILED)
-    assert contestants["cuda"] == (*contestants["cpu"], network.COMPILED_GRAPHS)
-
-
-def test_memory_is_of_one_image_whatever_the_batch(monkeypatch):
-    monkeypatch.setattr(network, "Generator", functools.partial(Generator, base_width=4, depth=4))
-    monkeypatch.setattr(memory, "SIZE", 64)
-    (case,) = memory.cases(SETTINGS)
-    record = suites.measure_case(case, SETTINGS)
-    assert (record["shape"], record["batch"]) == ("1×3×64×64", 1)
-    assert list(record["contestants"]) == [c.OURS]
-    held = record["contestants"][c.OURS][c.FORWARD]["extra_mib"] * 2**20
-    assert held >= 2 * 4 * 64 * 64  # a layer's output alone
-
-
-@pytest.fixture
-def small_trainer(monkeypatch):
-    monkeypatch.setattr(training, "GeneratorConfig", functools.partial(GeneratorConfig, base_width=4, depth=4))
-
-
-def test_a_training_step_on_both_operators(small_trainer):
-    record = c.measure(training.prepare(32, SETTINGS), SETTINGS)
-    assert record["gradient_difference"] < 1e-2
-    for ways in record["contestants"].values():
-        assert ways[c.STEP].keys() == {"ms", "quartiles_ms", "ratio", "extra_mib"}
-
-
-def test_a_training_step_with_other_gradients_is_not_reported(small_trainer, monkeypatch):
-    monkeypatch.setattr(training, "relative_difference", lambda a, b: float("nan"))
-    entries = c.measure(training.prepare(32, SETTINGS), SETTINGS)["contestants"]
-    assert entries[c.OURS][c.STEP] == {"unavailable": "its gradients differ from the reference's"}
-    assert "ratio" not in entries[network.REFERENCE][c.STEP]
-
-
-def test_both_forms_of_the_decoders_rule_run(monkeypatch):
-    seen = []
-    original = upcat_rule.partial_conv_upcat.phases_win
-    monkeypatch.setattr(
-        upcat_rule.partial_conv_upcat, "phases_win", lambda *call: seen.append(original(*call)) or seen[-1]
-    )
-    contest = upcat_rule.prepare(4, 3, SETTINGS)
-    assert not any(c.judged(contest, CPU).values())
-    assert seen == [True, False]
-    record = c.measure(contest, SETTINGS)
-    assert record["contestants"][upcat_rule.PHASES][c.FORWARD]["ratio"] == 1
-    assert (upcat_rule.rule_picks(2, 4, 4), upcat_rule.rule_picks(2, 4, 3)) == (upcat_rule.PHASES, upcat_rule.CONCAT)

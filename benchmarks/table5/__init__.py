@@ -1,0 +1,1 @@
+"""Table 5 of the paper: training time per image of the compared systems, one full step each."""
