@@ -4,6 +4,9 @@ from pathlib import Path
 
 
 def demo_weights() -> Path:
-    """The file of a small generator, for `msa_model.Generator.load`: trained on rendered building facades and a
-    few photographs at 128×128, enough to try everything, not for photographs at large."""
+    """Returns the file of a small generator, for `msa_model.Generator.load`.
+
+    It was trained on rendered building facades and a few photographs at 128×128. That is enough to try everything; it
+    is not meant for photographs in general.
+    """
     return Path(__file__).parent / "demo.safetensors"

@@ -1,4 +1,4 @@
-"""Which image meets which mask."""
+"""Which mask an image of an evaluation gets."""
 
 import numpy as np
 import pytest

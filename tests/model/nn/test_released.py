@@ -38,7 +38,7 @@ def released_state(base=BASE, depth=8, seed=0):
         if i > 1:
             batch_norm(f"enc_{i}.bn", w[i])
     for i in range(depth, 0, -1):
-        # Decode_(i+1) hands on as many channels as Encode_i has, and Encode_(i-1) adds its own.
+        # The input is the output of Decode_(i+1), as wide as Encode_i's, beside the output of Encode_(i-1).
         linear(f"dec_{i}.conv", w[i - 1], w[i] + w[i - 1], 3, 3)
         if i > 1:
             batch_norm(f"dec_{i}.bn", w[i - 1])
