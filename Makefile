@@ -41,7 +41,7 @@ $(VENV)/.installed: $(SOURCES)
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m msa_model.demo --out out
+	$(BIN)/python -m msa_model demo --out out
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(PYTEST) $(PYTEST_ARGS)
@@ -92,7 +92,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.operators --suite layers --compiled --name compiled
 	$(BIN)/python -m benchmarks.operators --suite generator --batch 1 --compiled --name inference
 	$(BIN)/python -m benchmarks.table5 --quick
-	$(BIN)/python -m benchmarks.loader --save
+	$(BIN)/python -m benchmarks.table5.loader --save
 	$(BIN)/python -m benchmarks.demo_weights
 	$(BIN)/python -m benchmarks.report
 
