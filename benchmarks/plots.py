@@ -45,8 +45,8 @@ def pictures(result: Result) -> dict[str, tuple[str, Callable[[Result], bytes]]]
         found["scaling"] = (f"{caption} ends.", scaling)
     if any(achieved(result, which) for which in (FORWARD, BOTH)):
         caption = (
-            "Achieved rates of encoder (E) and decoder (D) layers and attention, ours. A layer can lie above the roof "
-            "where it needs fewer products than are counted, as the decoder's does, or where its data stay in cache."
+            "Achieved rates under the roofs: our encoder (E) and decoder (D) layers and attention (A). A layer can lie "
+            "above the roof where it needs fewer products than are counted, as the decoder's does, or where its data stay in cache."
         )
         found["roofline"] = (caption, roofline)
     return found
