@@ -39,14 +39,13 @@ def pictures(result: Result) -> dict[str, tuple[str, Callable[[Result], bytes]]]
     """Returns the pictures that a result has data for, by name: caption and function."""
     found = {}
     if "scaling" in result.suites:
-        caption = (
-            "Attention on growing maps: time and extra memory against the size of the map, until memory or patience"
-        )
-        found["scaling"] = (f"{caption} ends.", scaling)
+        caption = "Attention on growing maps: time and extra memory against the size of the map."
+        found["scaling"] = (caption, scaling)
     if any(achieved(result, which) for which in (FORWARD, BOTH)):
         caption = (
-            "Achieved rates of encoder (E) and decoder (D) layers and attention, ours. A layer can lie above the roof "
-            "where it needs fewer products than are counted, as the decoder's does, or where its data stay in cache."
+            "Achieved rates under the roofs: our encoder (E) and decoder (D) layers and attention (A). A layer can lie "
+            "above the roof where it needs fewer products than are counted, as the decoder's does, or where its data "
+            "stay in cache."
         )
         found["roofline"] = (caption, roofline)
     return found

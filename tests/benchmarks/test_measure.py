@@ -210,8 +210,8 @@ def test_a_difference_in_one_pass_leaves_no_figure_in_any():
 
 def test_a_first_call_that_takes_too_long_is_refused_by_the_settings_limit_or_the_cases_own():
     begin = time.monotonic()
-    assert m.first_call(lambda: time.sleep(5), lambda _: True, 0.1, CPU) == "not ready after 0 s"
-    assert time.monotonic() - begin < 2
+    assert m.first_call(lambda: time.sleep(60), lambda _: True, 0.1, CPU) == "not ready after 0 s"
+    assert time.monotonic() - begin < 30
     for limit, is_ready in ((0.01, False), (30.0, True), (None, True)):
         assert ("ms" in measured({m.OURS: sleeper(0.05)}, first_call_limit=limit)[m.OURS]) == is_ready
 
