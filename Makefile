@@ -25,7 +25,7 @@ help:
 	@echo "make docs           build the documentation into site/, with warnings as errors"
 	@echo "make bench          run the CPU benchmarks and write the measurements' pages from them"
 	@echo "make gpu            everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
-	@echo "                    PART=targets: only what the targets need; others: python -m benchmarks.gpu --help"
+	@echo "                    PART=tests,targets: only these parts; all: python -m benchmarks.gpu --help"
 	@echo "make cuda-check     compile every .cu for sm_80 and sm_90a and read the resource report"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 
 import torch
-from torch import Tensor
 
 from msa_ops import partial_conv2d_upcat
 
@@ -15,12 +13,6 @@ from .suite import Suite
 
 PHASES, CONCATENATION, AUTO = "phases", "concatenation", "auto"
 WIDTHS, SIDES = (64, 256, 512), (1, 2, 4, 6, 8, 12, 16, 32)
-
-
-def upcat(*tensors: Tensor, form: str, **options: str) -> Tensor:
-    if "form" in inspect.signature(partial_conv2d_upcat).parameters:
-        return partial_conv2d_upcat(*tensors, form=form, **options)[0]
-    return partial_conv2d_upcat(*tensors, **options)[0]  # until the keyword exists; then this function goes
 
 
 def prepare(channels: int, side: int, settings: Settings) -> Prepared:
@@ -33,7 +25,7 @@ def prepare(channels: int, side: int, settings: Settings) -> Prepared:
 
     def alternative(form: str, dtype: torch.dtype, backend: str, reference: Reference | None = None) -> Alternative:
         maps = low.to(dtype), low_mask, skip.to(dtype), skip_mask, weight.to(dtype), bias.to(dtype)
-        return Alternative(functools.partial(upcat, *maps, form=form, backend=backend), reference=reference)
+        return Alternative(lambda: partial_conv2d_upcat(*maps, form=form, backend=backend)[0], reference=reference)
 
     plain, exact = (alternative(CONCATENATION, dtype, "reference") for dtype in (settings.dtype, torch.float64))
     forms = {
