@@ -1,9 +1,16 @@
-"""Eqs. 1-5 once more, as loops over windows in float64 numpy: an oracle that shares no code with the package."""
+"""Partial convolution (Eqs. 1-5) as loops over windows in float64 numpy: it shares no code with the package."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 import torch
+
+
+class Exact(NamedTuple):
+    output: torch.Tensor
+    new_mask: torch.Tensor
+    magnitude: torch.Tensor  # the same sum of absolute values
 
 
 def partial_conv2d(
@@ -18,24 +25,27 @@ def partial_conv2d(
     out_h = len(range(0, h + top + bottom - dilation[0] * (kh - 1), stride[0]))
     out_w = len(range(0, w + left + right - dilation[1] * (kw - 1), stride[1]))
     output, new_mask = np.zeros((n, c_out, out_h, out_w)), np.zeros((n, 1, out_h, out_w), dtype=bool)
+    magnitude = np.zeros_like(output)
     entries = mask.shape[1] * kh * kw if scale == "window" else 1
-    per_group = c_out // groups
-    for image, i, j in itertools.product(range(n), range(out_h), range(out_w)):
-        valid, total = 0, np.zeros(c_out)
+    known = np.broadcast_to(mask, x.shape)
+    seen = np.where(known, x, 0.0).reshape(n, groups, c_in, h, w)
+    taps = weight.reshape(groups, c_out // groups, c_in, kh, kw)
+    for i, j in itertools.product(range(out_h), range(out_w)):
+        valid, total, sizes = np.zeros(n), np.zeros((n, groups, c_out // groups)), np.zeros((n, groups, c_out // groups))
         for ky, kx in itertools.product(range(kh), range(kw)):
             y, z = i * stride[0] - top + ky * dilation[0], j * stride[1] - left + kx * dilation[1]
             if not (0 <= y < h and 0 <= z < w):
                 continue  # zero padding is hole
-            known = mask[image, :, y, z]
-            valid += int(known.sum())
-            seen = np.where(known, x[image, :, y, z], 0.0)
-            for g in range(groups):
-                rows = slice(g * per_group, (g + 1) * per_group)
-                total[rows] += weight[rows, :, ky, kx] @ seen[g * c_in : (g + 1) * c_in]
-        if valid:
-            output[image, :, i, j] = total * entries / valid + bias
+            valid += mask[:, :, y, z].sum(1)
+            here = seen[..., y, z][..., None]
+            total += (taps[..., ky, kx] @ here)[..., 0]
+            sizes += (abs(taps[..., ky, kx]) @ abs(here))[..., 0]
+        for image in np.flatnonzero(valid):
+            ratio = entries / valid[image]
+            output[image, :, i, j] = total[image].ravel() * ratio + bias
+            magnitude[image, :, i, j] = sizes[image].ravel() * ratio + abs(bias)
             new_mask[image, 0, i, j] = True
-    return torch.from_numpy(output), torch.from_numpy(new_mask)
+    return Exact(*map(torch.from_numpy, (output, new_mask, magnitude)))
 
 
 def concatenated(low, low_mask, skip, skip_mask):
