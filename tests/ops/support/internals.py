@@ -19,6 +19,7 @@ _TRITON = {
     "attention_layout": "msa_ops.triton.attention_layout",
     "attention_plan": "msa_ops.triton.attention_plan",
     "attention_products": "msa_ops.triton.attention_products",
+    "attention": "msa_ops.triton.pixel_attention",
     "attention_scores": "msa_ops.triton.attention_scores",
     "image_layer": "msa_ops.triton.image_layer",
     "partial_conv": "msa_ops.triton.partial_conv",
