@@ -21,11 +21,15 @@ def expanded(x, mask, weight, bias):
     return partial_conv2d(x, mask.expand_as(x), weight, bias, padding=1, scale="sum", input_is_masked=True)
 
 
+def upsampled(t):
+    if torch.compiler.is_exporting():  # of repeat_interleave torch 2.11 exports guards on the order of strides
+        return torch.nn.functional.conv_transpose2d(t, t.new_ones(1, 1, 2, 2), stride=2)
+    return t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
 def decoder(form):
     def call(x, mask, weight, bias):
-        # Of repeat_interleave torch 2.11 exports guards on the order of strides.
-        ones = weight.new_ones(1, 1, 2, 2)
-        skip, skip_mask = (torch.nn.functional.conv_transpose2d(t, ones, stride=2) for t in (x[:, :1], mask))
+        skip, skip_mask = upsampled(x[:, :1]), upsampled(mask)
         return upcat(form, x[:, 1:], mask, skip, skip_mask, weight, bias)
 
     return call

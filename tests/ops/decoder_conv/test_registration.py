@@ -40,8 +40,8 @@ def test_opcheck(native, view, mask, form):
 def test_fake_strides(native, shape, c2, form):
     n, _, h, w = shape
     mode = FakeTensorMode()
-    layouts = torch.contiguous_format, torch.channels_last
-    for view, mask, layout in itertools.product(VIEWS, ("holes", "all_valid"), layouts):
+    cases = ("holes", torch.contiguous_format), ("all_valid", torch.channels_last)
+    for view, (mask, layout) in itertools.product(VIEWS, cases):
         low, skip = (VIEWS[view](torch.randn(s, device=native)) for s in (shape, (n, c2, 2 * h, 2 * w)))
         planes = MASKS[mask](n, h, w).to(native), MASKS[mask](n, 2 * h, 2 * w).to(native)
         forward = upcat_arguments(low, skip, *planes, layout, FORMS[form])

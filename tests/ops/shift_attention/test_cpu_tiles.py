@@ -9,7 +9,8 @@ import torch
 from torch.profiler import profile
 
 from msa_ops import hole_attention, hole_attention_map, shift_attention
-from msa_ops.reference import pixel_attention as reference
+
+from ..support.internals import attention_reference as reference
 
 ROWS, ONE_ROW = (40, 400), (3, 1500)
 

@@ -5,18 +5,18 @@ from itertools import pairwise
 import pytest
 import torch
 
-from msa_ops import hole_attention_map, native
+from msa_ops import hole_attention_map
 
-from .test_pixel_attention_triton import DEVICE, assert_like_the_reference, operands
+from ..support.internals import MISSING, triton
+from .test_triton import DEVICE, assert_like_the_reference, operands
 
-pytestmark = pytest.mark.skipif(native.MISSING["triton"] is not None, reason=f"no Triton: {native.MISSING['triton']}")
-if native.MISSING["triton"] is None:
-    from msa_ops.triton import attention_plan as planning
+pytestmark = pytest.mark.skipif(MISSING["triton"] is not None, reason=f"no Triton: {MISSING['triton']}")
+planning = triton("attention_plan") if MISSING["triton"] is None else None
 
-#: What is cut, and a shape of which that is true where scratch holds a tile of 64 float32 queries, its halo on both
-#: sides, and 256 columns.
-SHAPES = {"queries": (16, 10), "queries and keys": (3, 62)}
-BUDGET = (3 + 1) * 64 * 256 * 4
+#: What is cut, and a shape of which that is true where scratch holds a tile of 32 float32 queries, its halo on both
+#: sides, and 128 columns (small_plans).
+SHAPES = {"queries": (11, 7), "queries and keys": (3, 30)}
+BUDGET = (3 + 1) * 32 * 128 * 4
 
 
 def plan_of(shape, radius=1, samples=1, size=4, copies=2):

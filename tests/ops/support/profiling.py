@@ -70,3 +70,8 @@ def peak(function):
             most = max(most, held)
     del result
     return most
+
+
+def library_ran(function):
+    """Whether function() called a convolution of torch's."""
+    return any(event.name.startswith("aten::convolution") for event in profiled(function))
