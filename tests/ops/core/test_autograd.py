@@ -1,4 +1,4 @@
-"""The graph that the convolution operators record: used twice, differentiated twice, with an input changed in between."""
+"""The graph that the convolution operators record: used twice, differentiated twice, an input changed in between."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from ..support.upcat import upcat
 
 
 def call(operator, x, weight, bias):
-    """Either operator on the same leaves: upcat takes the last two channels as low, and the first, upsampled, as skip."""
+    """Either operator on the same leaves: upcat takes the last two channels as low, the first, upsampled, as skip."""
     if operator == "partial_conv2d":
         return partial_conv2d(x, torch.ones_like(x[:, :1]), weight, bias, padding=1)[0]
     skip = x[:, :1].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)

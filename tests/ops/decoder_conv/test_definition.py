@@ -36,9 +36,7 @@ def test_every_mask(backend, device, low_name, skip_name):
     for scale in ("window", "sum"):
         exact = definition.partial_conv2d_upcat(low, low_mask, skip, skip_mask, weight, bias, scale)
         for form in FORMS:
-            output, new_mask = upcat(
-                form, low, low_mask, skip, skip_mask, *leaves[2:], scale=scale, backend=backend
-            )
+            output, new_mask = upcat(form, low, low_mask, skip, skip_mask, *leaves[2:], scale=scale, backend=backend)
             assert_exact(output, exact.output, exact.magnitude, what=f"output, {scale}, {form}")
             assert torch.equal(new_mask.cpu(), exact.new_mask)
 
@@ -169,7 +167,9 @@ def test_maps_said_to_be_masked_give_the_same_numbers(backend, device, form, fla
     low_mask, skip_mask = make_masks("one_hole_pixel", "checkerboard", device=device)
     low, skip = torch.where(low_mask, low, 0.0), torch.where(skip_mask, skip, 0.0)
     told = operator(low_mask, skip_mask, backend, form, low_is_masked=flags[0], skip_is_masked=flags[1])
-    assert torch.equal(told(low, skip, weight, bias), operator(low_mask, skip_mask, backend, form)(low, skip, weight, bias))
+    assert torch.equal(
+        told(low, skip, weight, bias), operator(low_mask, skip_mask, backend, form)(low, skip, weight, bias)
+    )
 
 
 @pytest.mark.parametrize("flags", [(True, False), (False, True), (True, True)], ids=["low", "skip", "both"])

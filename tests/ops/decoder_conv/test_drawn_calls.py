@@ -36,9 +36,7 @@ def test_any_call(native, form, sizes, share, scale, last, has_bias, seed):
     )
     planes = masks.random_plane(share, n, h, w).to(native), masks.random_plane(share, n, 2 * h, 2 * w).to(native)
     leaves = (low, skip, weight, bias)[: 4 if has_bias else 3]
-    exact = definition.partial_conv2d_upcat(
-        low, planes[0], skip, planes[1], weight, bias if has_bias else None, scale
-    )
+    exact = definition.partial_conv2d_upcat(low, planes[0], skip, planes[1], weight, bias if has_bias else None, scale)
     upstream = torch.randn(exact.output.shape, dtype=torch.float64, device=native)
     run = runner(form, *planes, scale=scale)
     output, *_ = assert_call_accurate(run, upstream, leaves, NAMES[: len(leaves)], native)

@@ -1,4 +1,4 @@
-"""What torch asks of the operators behind partial_conv2d_upcat: opcheck, and fake tensors that agree in every stride."""
+"""What torch asks of the operators behind partial_conv2d_upcat: opcheck, fake tensors that agree in every stride."""
 
 import itertools
 
@@ -30,7 +30,9 @@ def test_opcheck(native, view, mask, form):
     )
     utils = OPCHECK if (view, mask) == INPUTS[0] else OPCHECK_STATIC
     torch.library.opcheck(OPS.partial_conv2d_upcat_forward.default, differentiable(forward), test_utils=utils)
-    torch.library.opcheck(OPS.partial_conv2d_upcat_backward.default, upcat_backward_arguments(forward), test_utils=utils)
+    torch.library.opcheck(
+        OPS.partial_conv2d_upcat_backward.default, upcat_backward_arguments(forward), test_utils=utils
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ DECODERS = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("shape", "c2", "c_out"), DECODERS, ids=str)
 def test_every_size_and_layout(native, shape, c2, c_out, form, dtype):
-    """Each layout of each map with each of the others' once: what reads a map does not depend on two others at a time."""
+    """Each layout of a map beside each of another's: what reads a map does not depend on two others at a time."""
     (n, c1, h, w), plain, last = shape, "contiguous", "channels_last"
     for low_layout, layout, weight_layout in (
         (plain, plain, plain), (plain, last, last), (plain, "cropped_channels_last", plain),

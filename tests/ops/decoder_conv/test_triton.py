@@ -56,8 +56,8 @@ def test_every_size(shape, dtype, form):
 def test_every_mask(name, form):
     low, _, skip, _, weight, bias = operands(3, 16, 16, 3, 4, 5, torch.float32)
     low_mask, skip_mask = masks.plane(name, 3, 3, 4).to(DEVICE), masks.plane(name, 3, 6, 8).to(DEVICE)
-    operands = torch.randn_like(low), low_mask, torch.randn_like(skip), skip_mask, weight, bias
-    assert_like_the_reference(form, *operands)
+    given = torch.randn_like(low), low_mask, torch.randn_like(skip), skip_mask, weight, bias
+    assert_like_the_reference(form, *given)
 
 
 @pytest.mark.parametrize(("needs_low", "low_is_masked"), [(True, False), (False, False), (True, True)])

@@ -29,6 +29,8 @@ CONVOLUTIONS = {
     "patches, 4×4/3": ((2, 17, 9, 7), 19, 4, 3, 2),
 }
 each_convolution = pytest.mark.parametrize("name", CONVOLUTIONS)
+
+
 def channels_last(x):
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -39,7 +39,9 @@ def test_opcheck_of_sizes_whose_strides_are_ambiguous(native, shape, kernel):
         plane = MASKS[mask](shape[0], *shape[2:]).to(native)
         forward = forward_arguments(x, plane, kernel=kernel, padding=kernel // 2)
         torch.library.opcheck(OPS.partial_conv2d_forward.default, differentiable(forward), test_utils=OPCHECK_STATIC)
-        torch.library.opcheck(OPS.partial_conv2d_backward.default, backward_arguments(forward), test_utils=OPCHECK_STATIC)
+        torch.library.opcheck(
+            OPS.partial_conv2d_backward.default, backward_arguments(forward), test_utils=OPCHECK_STATIC
+        )
 
 
 def test_opcheck_of_a_choice_of_gradients(native):

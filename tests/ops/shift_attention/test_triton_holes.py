@@ -96,7 +96,9 @@ def test_opcheck_in_both_layouts():
     x, mask = features(1, 3, 3, 4), holes(1, 3, 4)
     options = (10.0, 0, True, 1e-6, torch.float32)
     operator = torch.ops.msa_ops.hole_attention_triton_forward
-    torch.library.opcheck(operator, (x.clone().requires_grad_(), mask, *options), rtol=1e-3, atol=1e-4, test_utils=OPCHECK_STATIC)
+    torch.library.opcheck(
+        operator, (x.clone().requires_grad_(), mask, *options), rtol=1e-3, atol=1e-4, test_utils=OPCHECK_STATIC
+    )
     channels_last = x.to(memory_format=torch.channels_last).requires_grad_()
     torch.library.opcheck(operator, (channels_last, mask, *options), test_utils="test_faketensor")
 

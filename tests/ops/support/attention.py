@@ -48,11 +48,11 @@ def hole_attention(x, mask, scale=10.0, radius=1, renormalize=False, eps=1e-6):
 def magnitudes(query, key, value, is_query, is_key, upstream, scale=1.0, radius=0, renormalize=False):
     """What rounding may do to shift_attention and its gradients, in units of the rounding of one sum.
 
-    Returns four maps, for the output and the gradients of query, key and value: the error to first order if every sum Σt
-    on the way is wrong by Σ|t| (one unit), independently of the others, so that what they do to a later sum adds up as
-    squares. A score is wrong by its own Σ|t|, and by itself when the exponential takes it; exp turns that into a relative
-    error of the weight, and the softmax's denominator into one of the whole row (Blanchard, Higham and Higham, Accurately
-    computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41, 2021). The rest is linear.
+    Returns four maps, for the output and the gradients of query, key and value: the error to first order if every sum
+    Σt on the way is wrong by Σ|t| (one unit), independently of the others, so that what they do to a later sum adds up
+    as squares. A score is wrong by its own Σ|t|, and by itself when the exponential takes it; exp turns that into a
+    relative error of the weight, and the softmax's denominator into one of the whole row (Blanchard, Higham and Higham,
+    Accurately computing the log-sum-exp and softmax functions, IMA J. Numer. Anal. 41, 2021). The rest is linear.
     """
     h, w = query.shape[2:]
     q, k, v, g = (t.detach().double().flatten(2).mT for t in (query, key, value, upstream))

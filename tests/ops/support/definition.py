@@ -31,7 +31,11 @@ def partial_conv2d(
     seen = np.where(known, x, 0.0).reshape(n, groups, c_in, h, w)
     taps = weight.reshape(groups, c_out // groups, c_in, kh, kw)
     for i, j in itertools.product(range(out_h), range(out_w)):
-        valid, total, sizes = np.zeros(n), np.zeros((n, groups, c_out // groups)), np.zeros((n, groups, c_out // groups))
+        valid, total, sizes = (
+            np.zeros(n),
+            np.zeros((n, groups, c_out // groups)),
+            np.zeros((n, groups, c_out // groups)),
+        )
         for ky, kx in itertools.product(range(kh), range(kw)):
             y, z = i * stride[0] - top + ky * dilation[0], j * stride[1] - left + kx * dilation[1]
             if not (0 <= y < h and 0 <= z < w):

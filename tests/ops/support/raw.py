@@ -50,8 +50,8 @@ MASKS = {
     "all_valid": lambda n, h, w: masks.plane("all_valid", n, h, w),
     "expanded": lambda n, h, w: masks.plane("checkerboard", 1, h, w).expand(n, -1, -1, -1),
 }
-#: What torch.library.opcheck tests: everything, and all but the test that traces the operator with dynamic shapes, which
-#: takes ten times as long as the others together and sees no strides.
+#: What torch.library.opcheck tests: everything, and all but the test that traces the operator with dynamic shapes,
+#: which takes ten times as long as the others together and sees no strides.
 OPCHECK_STATIC = ("test_schema", "test_autograd_registration", "test_faketensor")
 OPCHECK = (*OPCHECK_STATIC, "test_aot_dispatch_dynamic")
 

@@ -1,15 +1,16 @@
 """The one table of tolerances, and the one comparison that uses it.
 
 "Exact" is a float64 run; "plain" is plain PyTorch in the dtype under test; "magnitude" is what the same operation makes
-of absolute values, in float64: Σ|terms| where the operation is a sum of terms. The error of an element may be the larger of
+of absolute values, in float64: Σ|terms| where the operation is a sum of terms. The error of an element may be the
+larger of
 
 * 2 times (gradients: 3 times) the largest error of plain, the criterion of FlashAttention's tests; and
 * what any correct order of the same sum may lose, SUM · eps(accumulator) · magnitude, element by element, plus, where
   the dtype is narrower than the accumulator, RESULT · eps(dtype) · max|exact| for values that are rounded to the dtype.
 
 The second bound does not depend on plain, which is lucky on some processors: few terms, or small integers, may add up
-without an error. The bound of the textbook for a sum of n terms is (n-1)·u·Σ|terms| with u = eps/2 (Higham, Accuracy and
-Stability of Numerical Algorithms, 2nd edition, Eqs. 3.5 and 4.4). It assumes that all roundings point in one direction
+without an error. The bound of the textbook for a sum of n terms is (n-1)·u·Σ|terms| with u = eps/2 (Higham, Accuracy
+and Stability of Numerical Algorithms, 2nd edition, chapters 3 and 4). It assumes that all roundings point in one direction
 and would let a wrong tap of a large kernel pass. Rounding errors behave like independent variables of mean zero, which
 gives √n·u (Higham and Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput. 41, 2019,
 Theorem 2.4); for terms of mean zero, which is what the tests draw, partial sums grow like √n themselves, and a constant
@@ -18,8 +19,8 @@ kernels with random data, SIAM J. Sci. Comput. 42, 2020). A recursive sum of nor
 of 0.2·eps·Σ|terms|; the ratio, the bias and the terms of a gradient add roundings of their own. SUM = 4 is twice what
 the noisiest kernel showed. In sums of one sign the √n stays; plain has it too, and the first bound admits it.
 
-float16 and bfloat16 are summed in float32; RESULT = 1 is one rounding of the result (½) and one of a part that is rounded
-before it is added (½: the decoder form's two halves, or ours where plain has a different part rounded).
+float16 and bfloat16 are summed in float32; RESULT = 1 is one rounding of the result (½) and one of a part that is
+rounded before it is added (½: the decoder form's two halves, or ours where plain has a different part rounded).
 """
 
 import torch
@@ -34,8 +35,8 @@ DTYPES = {
     torch.float16: (torch.float32, 1.0),
     torch.bfloat16: (torch.float32, 1.0),
 }
-#: Where a test does not state the magnitude, as for a chain of sums: roundings of the largest value that may be lost. In
-#: float64 there is no plain error, so these must hold all the roundings of sums whose terms are larger than the sum.
+#: Where a test does not state the magnitude, as for a chain of sums: roundings of the largest value that may be lost.
+#: In float64 there is no plain error, so these must hold all the roundings of sums whose terms are larger than the sum.
 UNSTATED = {torch.float64: 64.0, torch.float32: 1.0, torch.float16: 1.0, torch.bfloat16: 1.0}
 
 
@@ -56,10 +57,8 @@ def any_order_may_lose(dtype, exact, magnitude=None, *, across_pixels=False):
     return SUM * torch.finfo(accumulator).eps * magnitude + result * torch.finfo(dtype).eps * largest
 
 
-def assert_accurate(
-    ours, plain, exact, magnitude=None, *, backward=False, across_pixels=False, what="output"
-):
-    """Asserts the criterion of this file's docstring; `plain` is None where `exact` came from the same dtype, float64."""
+def assert_accurate(ours, plain, exact, magnitude=None, *, backward=False, across_pixels=False, what="output"):
+    """Asserts the criterion of this file's docstring; `plain` is None where `exact` came from float64 as `ours` did."""
     ours, exact = ours.detach(), exact.detach()
     assert exact.dtype == torch.float64
     assert ours.shape == exact.shape
