@@ -1,4 +1,5 @@
-"""What holds for every test: uninitialised memory is NaN, algorithms are deterministic, skipped GPU tests are named."""
+"""What holds for every test: uninitialised memory is NaN, algorithms are deterministic, GPU tests are skipped in one
+line where there is no GPU, and hypothesis draws the same examples in every run."""
 
 import os
 
@@ -10,7 +11,22 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # heeded when triton is imported, which msa_ops does
 
+try:
+    from hypothesis import settings
+except ImportError:  # a bare GPU machine may lack it
+    settings = None
+
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+NO_GPU = "needs a CUDA device"
+#: The category of the tests that are skipped for want of a GPU, as the last line of a run counts them.
+SKIPPED_GPU = "GPU tests skipped"
+
+if settings is not None:
+    # No database: the workers of pytest-xdist would share it. `--hypothesis-profile search` draws other examples in
+    # every run; a failure then prints the @reproduce_failure line that repeats it.
+    settings.register_profile("repeatable", deadline=None, database=None, derandomize=True, print_blob=True)
+    settings.register_profile("search", deadline=None, database=None, max_examples=1000, print_blob=True)
+    settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items):
@@ -18,19 +34,34 @@ def pytest_collection_modifyitems(items):
         return
     for item in items:
         if item.get_closest_marker("gpu"):
-            # The summary folds skips of equal reason, so the reason carries the name.
-            item.add_marker(pytest.mark.skip(reason=f"{item.originalname} [cuda]: no CUDA device"))
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report):
+    """Keeps these skips apart from the others, which the summary lists one by one."""
+    if report.skipped and isinstance(report.longrepr, tuple) and NO_GPU in report.longrepr[2]:
+        return SKIPPED_GPU, "", "GPU"
+    return None
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get(SKIPPED_GPU, [])
+    if skipped:
+        names = dict.fromkeys(report.nodeid.rsplit("::", 1)[1].split("[")[0] for report in skipped)
+        first = ", ".join(list(names)[:3]) + (", …" if len(names) > 3 else "")
+        terminalreporter.write_line(f"{len(skipped)} GPU tests skipped: no CUDA device ({len(names)} names: {first})")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def uninitialised_memory_is_nan():
     """With deterministic algorithms on, torch fills what `empty` returns, in Python and in C++: floats with NaN,
     integers with their largest value, bools with True. An element that a kernel forgets to write then shows."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True), but imports no compiler
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
-    torch.use_deterministic_algorithms(before[0])
+    torch.set_deterministic_debug_mode(before[0])
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 

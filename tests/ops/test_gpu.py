@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msa_ops import hole_attention, partial_conv2d, partial_conv2d_upcat
+from msa_ops import hole_attention, partial_conv2d
 
-from . import masks
-from .helpers import force_form
+from .support import masks
+from .support.upcat import upcat
 
 pytestmark = pytest.mark.gpu
 
@@ -18,7 +18,7 @@ def _on_cuda(*shape):
     return torch.randn(shape, device="cuda").to(memory_format=torch.channels_last).requires_grad_()
 
 
-def _partial_conv(is_upcat, backend="cuda"):
+def _partial_conv(is_upcat, backend="cuda", form="phases"):
     n, c, h, w = SIZE
     x, low = _on_cuda(*SIZE), _on_cuda(n, 8, h // 2, w // 2)
     mask, low_mask = masks.random_plane(0.5, n, h, w).cuda(), masks.random_plane(0.5, n, h // 2, w // 2).cuda()
@@ -26,7 +26,7 @@ def _partial_conv(is_upcat, backend="cuda"):
     bias = torch.randn(4, device="cuda", requires_grad=True)
     if is_upcat:
         inputs = low, x, weight, bias
-        return inputs, lambda: partial_conv2d_upcat(low, low_mask, x, mask, weight, bias, backend=backend)
+        return inputs, lambda: upcat(form, low, low_mask, x, mask, weight, bias, backend=backend)
     return (x, weight, bias), lambda: partial_conv2d(x, mask, weight, bias, padding=1, backend=backend)
 
 
@@ -37,7 +37,7 @@ def _image_layer():
     weight = torch.randn(3, 19, 3, 3, device="cuda", requires_grad=True)
     bias = torch.randn(3, device="cuda", requires_grad=True)
     call = low, low_mask, skip, mask, weight, bias
-    return (low, weight, bias), lambda: partial_conv2d_upcat(*call, backend="triton")
+    return (low, weight, bias), lambda: upcat("phases", *call, backend="triton")
 
 
 def _attention(backend):
@@ -48,7 +48,7 @@ def _attention(backend):
 STEPS = {
     "partial_conv2d": lambda: _partial_conv(False),
     "partial_conv2d_upcat_phases": lambda: _partial_conv(True),
-    "partial_conv2d_upcat_concatenation": lambda: _partial_conv(True),
+    "partial_conv2d_upcat_concatenation": lambda: _partial_conv(True, form="concatenation"),
     "partial_conv2d_triton": lambda: _partial_conv(False, "triton"),
     "partial_conv2d_upcat_triton": lambda: _partial_conv(True, "triton"),
     "partial_conv2d_upcat_triton_image": _image_layer,
@@ -58,9 +58,8 @@ STEPS = {
 
 
 @pytest.fixture(params=STEPS)
-def step(request, monkeypatch):
+def step(request):
     """A forward and backward on fixed tensors; returns the outputs and the gradients."""
-    force_form(monkeypatch, "concatenation" if request.param.endswith("concatenation") else "phases")
     leaves, forward = STEPS[request.param]()
     upstream = torch.randn_like(forward()[0])
 
