@@ -35,13 +35,12 @@ def decoder(form):
     return call
 
 
-#: name -> (function, the form of its decoder).
 NETWORKS = {
-    "encoder": (encoder, "auto"),
-    "grouped": (grouped, "auto"),
-    "expanded": (expanded, "auto"),
-    "decoder_by_phases": (decoder("phases"), "phases"),
-    "decoder_by_concatenation": (decoder("concatenation"), "concatenation"),
+    "encoder": encoder,
+    "grouped": grouped,
+    "expanded": expanded,
+    "decoder_by_phases": decoder("phases"),
+    "decoder_by_concatenation": decoder("concatenation"),
 }
 
 

@@ -6,7 +6,7 @@ import torch
 from msa_ops import partial_conv2d_upcat
 
 from ..support.refusals import C_OUT, N, refused, t
-from ..support.upcat import FORMS, HAS_FORM
+from ..support.upcat import FORMS
 
 UPCAT = {
     "low": t(N, 3, 4, 5),
@@ -86,14 +86,12 @@ def test_partial_conv2d_upcat_takes_what_the_refusals_start_from():
     assert partial_conv2d_upcat(**UPCAT)[0].shape == (N, C_OUT, 8, 10)
 
 
-@pytest.mark.skipif(not HAS_FORM, reason="partial_conv2d_upcat has no keyword `form` yet")
 @pytest.mark.parametrize("form", ["x", "Phases", "", None, True])
 def test_an_unknown_form_is_refused(form):
     message = rf"form must be 'auto', 'phases' or 'concatenation', got {form!r}$"
     refused("partial_conv2d_upcat", partial_conv2d_upcat, UPCAT, {"form": form}, message)
 
 
-@pytest.mark.skipif(not HAS_FORM, reason="partial_conv2d_upcat has no keyword `form` yet")
 @pytest.mark.parametrize("form", ["auto", *FORMS])
 def test_every_form_is_taken(form):
     assert partial_conv2d_upcat(**UPCAT, form=form)[0].shape == (N, C_OUT, 8, 10)

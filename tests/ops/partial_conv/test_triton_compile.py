@@ -13,7 +13,7 @@ from ..support.internals import MISSING, triton_import
 
 pytestmark = pytest.mark.skipif(MISSING["triton"] is not None, reason=f"no Triton: {MISSING['triton']}")
 
-IMPORTS = triton_import("image_layer", "partial_conv", "upcat")
+IMPORTS = triton_import("image_layer", "partial_conv", "decoder_conv")
 COMPILE = """
     import json
     import torch
@@ -58,7 +58,7 @@ COMPILE = """
 
     for n, c, h, o, k, s in ((1, 512, 2, 512, 3, 2), (1, 3, 32, 64, 7, 2), (2, 64, 64, 128, 5, 2), (1, 16, 1, 1, 1, 1)):
         case, is_usual = f"conv {n} {c} {h}", n > 1
-        partial_conv.conv_forward(
+        partial_conv.forward(
             map_(n, c, h, h), plane(n, h, h), map_(o, c, k, k), torch.empty(o, dtype=torch.float16), [c], [s, s],
             [k // 2, k // 2], [1, 1], 1, k * k * c, False,
         )
@@ -70,7 +70,7 @@ COMPILE = """
         low_mask, skip_mask = plane(n, h, h), plane(n, 2 * h, 2 * h)
         weight = map_(o, c1 + c2, 3, 3)
         arguments = low, low_mask, skip, skip_mask, weight
-        _, _, ratio = upcat.upcat_forward(*arguments, None, 9, False, False, phases)
+        _, _, ratio = decoder_conv.forward(*arguments, None, 9, False, False, phases)
         if image_layer.takes(low, skip, weight, [True, False, True, True]):
             grad = map_(n, o, 2 * h, 2 * h)
             image_layer.backward(grad, *arguments, ratio, False, [True, False, True, True])

@@ -12,8 +12,8 @@ from ..support.internals import MISSING, triton_import
 
 pytestmark = pytest.mark.skipif(MISSING["triton"] is not None, reason=f"no Triton: {MISSING['triton']}")
 
-MODULES = "attention_holes", "attention_layout", "attention_plan", "attention_products", "attention_scores"
-IMPORTS = triton_import(*MODULES)
+KERNELS = [f"attention_{name}_kernels" for name in ("layout", "score", "product", "hole")]
+IMPORTS = triton_import("attention_planning", *KERNELS)
 COMPILE = """
     import json
     from triton.backends.compiler import GPUTarget
@@ -35,11 +35,11 @@ COMPILE = """
     OTHER = {"pair_kernel": "SOFTMAX", "propagate_kernel": "GRADIENT"}  # both of these flags' branches are compiled
 
     def compiled(name, kernel, dtype, target, flags):
-        constants = {**FLAGS, "ROWS": attention_plan.ROWS, "SAMPLES": 8, "DEPTH": 32, "PITCH": 128, "BLOCK": 64,
+        constants = {**FLAGS, "ROWS": attention_planning.ROWS, "SAMPLES": 8, "DEPTH": 32, "PITCH": 128, "BLOCK": 64,
                      "PRECISION": "ieee", "RADIUS_Y": 1, "RADIUS_X": 1, "PIXELS_LAST": True, **flags}
         options = {"num_warps": 4, "num_stages": 1}
         if name in TABLE:
-            constants |= attention_plan.LAUNCH[{"bf16": 2, "fp32": 4}[dtype]][TABLE[name]]
+            constants |= attention_planning.LAUNCH[{"bf16": 2, "fp32": 4}[dtype]][TABLE[name]]
             options = {key: constants.pop(key) for key in options}
         constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
         kinds = POINTERS | dict.fromkeys(MAPS, "*" + dtype) | {"scale": "fp32", "eps": "fp32"}
@@ -55,7 +55,7 @@ COMPILE = """
         return [result.metadata.shared, "mma" in result.asm["ptx"]]
 
     seen = {}
-    for module in (attention_layout, attention_scores, attention_products, attention_holes):
+    for module in (%KERNELS%):
         for name, kernel in vars(module).items():
             if not name.endswith("_kernel") or kernel.fn.__module__ != module.__name__:
                 continue
@@ -77,7 +77,13 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     """The interpreter takes more than the compiler does."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(COMPILE).replace("%IMPORTS%", IMPORTS)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        textwrap.dedent(COMPILE).replace("%IMPORTS%", IMPORTS).replace("%KERNELS%", ", ".join(KERNELS)),
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     seen = json.loads(result.stdout)

@@ -11,7 +11,7 @@ from ..support.internals import MISSING, triton
 from .test_triton import DEVICE, assert_like_the_reference, operands
 
 pytestmark = pytest.mark.skipif(MISSING["triton"] is not None, reason=f"no Triton: {MISSING['triton']}")
-planning = triton("attention_plan") if MISSING["triton"] is None else None
+planning = triton("attention_planning") if MISSING["triton"] is None else None
 
 #: What is cut, and a shape of which that is true where scratch holds a tile of 32 float32 queries, its halo on both
 #: sides, and 128 columns (small_plans).

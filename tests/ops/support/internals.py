@@ -2,36 +2,34 @@
 
 import importlib
 
-from msa_ops import backends, native
-from msa_ops import partial_conv_upcat as decoder_form  # MIN_SMALL_PIXELS, phases_win
-from msa_ops import pixel_attention as hole_attention_module  # _operand_dtype
-from msa_ops.reference import pixel_attention as attention_reference  # shift_attention_argmax
+from msa_ops.core import backends, native
+from msa_ops.shift_attention import hole as hole_attention_module  # _operand_dtype
+from msa_ops.shift_attention import reference as attention_reference  # shift_attention_argmax
 
-__all__ = ["MISSING", "attention_reference", "backends", "decoder_form", "hole_attention_module", "native", "triton"]
+__all__ = ["MISSING", "attention_reference", "backends", "hole_attention_module", "native", "triton", "triton_import"]
 
 #: Why a backend's kernels cannot be used; None where they can.
 MISSING = native.MISSING
-#: The Python module whose import loads the compiled operators.
-COMPILED = "msa_ops._C"
 
 _TRITON = {
-    "attention_holes": "msa_ops.triton.attention_holes",
-    "attention_layout": "msa_ops.triton.attention_layout",
-    "attention_plan": "msa_ops.triton.attention_plan",
-    "attention_products": "msa_ops.triton.attention_products",
-    "attention": "msa_ops.triton.pixel_attention",
-    "attention_scores": "msa_ops.triton.attention_scores",
-    "image_layer": "msa_ops.triton.image_layer",
-    "partial_conv": "msa_ops.triton.partial_conv",
-    "upcat": "msa_ops.triton.partial_conv",
+    "attention_call": "msa_ops.shift_attention.triton.call",
+    "attention_holes": "msa_ops.shift_attention.triton.holes",
+    "attention_hole_kernels": "msa_ops.shift_attention.triton.hole_kernels",
+    "attention_layout_kernels": "msa_ops.shift_attention.triton.layout_kernels",
+    "attention_planning": "msa_ops.shift_attention.triton.planning",
+    "attention_product_kernels": "msa_ops.shift_attention.triton.product_kernels",
+    "attention_score_kernels": "msa_ops.shift_attention.triton.score_kernels",
+    "image_layer": "msa_ops.decoder_conv.triton.image_layer",
+    "partial_conv": "msa_ops.partial_conv.triton.operators",
+    "decoder_conv": "msa_ops.decoder_conv.triton.operators",
 }
 
 
 def triton(name):
-    """A module of Triton kernels, imported when a test first needs it."""
+    """Returns a module that imports Triton; it is imported when a test first needs it."""
     return importlib.import_module(_TRITON[name])
 
 
 def triton_import(*names):
-    """The lines that import these modules under these names, for code that runs in a process of its own."""
-    return "\n".join(f"import {_TRITON[name]} as {name}" for name in names)
+    """Returns the lines that import these modules under these names, for code that runs in a process of its own."""
+    return "\n".join(["import importlib", *(f"{name} = importlib.import_module({_TRITON[name]!r})" for name in names)])
