@@ -22,7 +22,7 @@ def test_flops_of_a_known_call():
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_flops_are_those_of_the_convolutions_that_run(name, wanted):
-    network, _ = NETWORKS[name]
+    network = NETWORKS[name]
     x, mask, weight, bias = sample(2, 8, 6, "cpu")
     leaves = [t.requires_grad_(flag) for t, flag in zip((x, weight, bias), wanted, strict=True)]
 
