@@ -13,10 +13,9 @@ from .test_triton import DEVICE, assert_like_the_reference, operands
 pytestmark = pytest.mark.skipif(MISSING["triton"] is not None, reason=f"no Triton: {MISSING['triton']}")
 planning = triton("attention_planning") if MISSING["triton"] is None else None
 
-#: What is cut, and a shape of which that is true where scratch holds a tile of 32 float32 queries, its halo on both
-#: sides, and 128 columns (small_plans).
-SHAPES = {"queries": (11, 7), "queries and keys": (3, 30)}
-BUDGET = (3 + 1) * 32 * 128 * 4
+#: What is cut -> a shape of which that is true, and the columns of scratch that a tile of 32 float32 queries and its
+#: halo on both sides then have (small_plans).
+SHAPES = {"queries": ((11, 7), 128), "queries and keys": ((6, 31), 256)}
 
 
 def plan_of(shape, radius=1, samples=1, size=4, copies=2):
@@ -27,14 +26,16 @@ def plan_of(shape, radius=1, samples=1, size=4, copies=2):
 @pytest.fixture
 def small(request, monkeypatch, small_plans):
     """A shape that the budget cuts as its name says, forward and backward."""
-    monkeypatch.setattr(planning, "SCRATCH_BYTES", {4: BUDGET})
+    shape, columns = SHAPES[request.param]
+    budget_of_forward = (3 + 1) * 32 * columns * 4
+    monkeypatch.setattr(planning, "SCRATCH_BYTES", {4: budget_of_forward})
     monkeypatch.setattr(planning, "SCRATCH_BYTES_PER_SAMPLE", 0)
     for budget, copies in ((1.0, 2), (planning.BACKWARD_SCRATCH, 4)):
-        layout = planning.Layout.of(torch.Size((1, 1, *SHAPES[request.param])), 1)
-        plan = planning.plan(layout, copies * 4, copies * 2, int(budget * BUDGET), 1.6 if copies == 4 else 1.0)
+        layout = planning.Layout.of(torch.Size((1, 1, *shape)), 1)
+        plan = planning.plan(layout, copies * 4, copies * 2, int(budget * budget_of_forward), 1.6 if copies == 4 else 1.0)
         assert len(plan.bands) > 1
         assert (len(plan.bands[0]) > 1) == (request.param != "queries")
-    return SHAPES[request.param]
+    return shape
 
 
 @pytest.mark.parametrize("small", SHAPES, indirect=True)

@@ -10,14 +10,15 @@ larger of
 
 The second bound does not depend on plain, which is lucky on some processors: few terms, or small integers, may add up
 without an error. The bound of the textbook for a sum of n terms is (n-1)·u·Σ|terms| with u = eps/2 (Higham, Accuracy
-and Stability of Numerical Algorithms, 2nd edition, chapters 3 and 4). It assumes that all roundings point in one direction
-and would let a wrong tap of a large kernel pass. Rounding errors behave like independent variables of mean zero, which
-gives √n·u (Higham and Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput. 41, 2019,
-Theorem 2.4); for terms of mean zero, which is what the tests draw, partial sums grow like √n themselves, and a constant
-number of u remains, whatever n (Higham and Mary, Sharper probabilistic backward error analysis for basic linear algebra
-kernels with random data, SIAM J. Sci. Comput. 42, 2020). A recursive sum of normal products has a standard deviation
-of 0.2·eps·Σ|terms|; the ratio, the bias and the terms of a gradient add roundings of their own. SUM = 4 is twice what
-the noisiest kernel showed. In sums of one sign the √n stays; plain has it too, and the first bound admits it.
+and Stability of Numerical Algorithms, 2nd edition, chapters 3 and 4). It assumes that all roundings point in one
+direction and would let a wrong tap of a large kernel pass. Rounding errors behave like independent variables of mean
+zero, which gives √n·u (Higham and Mary, A new approach to probabilistic rounding error analysis, SIAM J. Sci. Comput.
+41, 2019, Theorem 2.4); for terms of mean zero, which is what the tests draw, partial sums grow like √n themselves, and
+a constant number of u remains, whatever n (Higham and Mary, Sharper probabilistic backward error analysis for basic
+linear algebra kernels with random data, SIAM J. Sci. Comput. 42, 2020). A recursive sum of normal products has a
+standard deviation of 0.2·eps·Σ|terms|; the ratio, the bias and the terms of a gradient add roundings of their own. SUM
+= 4 is twice what the noisiest kernel showed. In sums of one sign the √n stays; plain has it too, and the first bound
+admits it.
 
 float16 and bfloat16 are summed in float32; RESULT = 1 is one rounding of the result (½) and one of a part that is
 rounded before it is added (½: the decoder form's two halves, or ours where plain has a different part rounded).
