@@ -32,7 +32,9 @@ def small(request, monkeypatch, small_plans):
     monkeypatch.setattr(planning, "SCRATCH_BYTES_PER_SAMPLE", 0)
     for budget, copies in ((1.0, 2), (planning.BACKWARD_SCRATCH, 4)):
         layout = planning.Layout.of(torch.Size((1, 1, *shape)), 1)
-        plan = planning.plan(layout, copies * 4, copies * 2, int(budget * budget_of_forward), 1.6 if copies == 4 else 1.0)
+        plan = planning.plan(
+            layout, copies * 4, copies * 2, int(budget * budget_of_forward), 1.6 if copies == 4 else 1.0
+        )
         assert len(plan.bands) > 1
         assert (len(plan.bands[0]) > 1) == (request.param != "queries")
     return shape
