@@ -19,7 +19,7 @@ def small_plans(monkeypatch):
     if MISSING["triton"] is not None:
         return
     planning = triton("attention_plan")
-    for module in (planning, triton("attention"), triton("attention_holes")):
+    for module in (planning, triton("attention"), triton("attention_hole_calls")):
         if hasattr(module, "ROWS"):
             monkeypatch.setattr(module, "ROWS", ROWS)
     launch = copy.deepcopy(planning.LAUNCH)

@@ -15,6 +15,7 @@ MISSING = native.MISSING
 COMPILED = "msa_ops._C"
 
 _TRITON = {
+    "attention_hole_calls": "msa_ops.triton.attention_holes",
     "attention_holes": "msa_ops.triton.attention_holes",
     "attention_layout": "msa_ops.triton.attention_layout",
     "attention_plan": "msa_ops.triton.attention_plan",
