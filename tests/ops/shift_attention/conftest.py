@@ -18,13 +18,8 @@ def small_plans(monkeypatch):
     """Plans of the Triton attention for small maps; does nothing where there is no Triton."""
     if MISSING["triton"] is not None:
         return
-<<<<<<< HEAD
     planning = triton("attention_planning")
     for module in (planning, triton("attention_call"), triton("attention_holes")):
-=======
-    planning = triton("attention_plan")
-    for module in (planning, triton("attention"), triton("attention_hole_calls")):
->>>>>>> wt-tests
         if hasattr(module, "ROWS"):
             monkeypatch.setattr(module, "ROWS", ROWS)
     launch = copy.deepcopy(planning.LAUNCH)

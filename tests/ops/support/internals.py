@@ -12,7 +12,6 @@ __all__ = ["MISSING", "attention_reference", "backends", "hole_attention_module"
 MISSING = native.MISSING
 
 _TRITON = {
-<<<<<<< HEAD
     "attention_call": "msa_ops.shift_attention.triton.call",
     "attention_holes": "msa_ops.shift_attention.triton.holes",
     "attention_hole_kernels": "msa_ops.shift_attention.triton.hole_kernels",
@@ -23,18 +22,6 @@ _TRITON = {
     "image_layer": "msa_ops.decoder_conv.triton.image_layer",
     "partial_conv": "msa_ops.partial_conv.triton.operators",
     "decoder_conv": "msa_ops.decoder_conv.triton.operators",
-=======
-    "attention_hole_calls": "msa_ops.triton.attention_holes",
-    "attention_holes": "msa_ops.triton.attention_holes",
-    "attention_layout": "msa_ops.triton.attention_layout",
-    "attention_plan": "msa_ops.triton.attention_plan",
-    "attention_products": "msa_ops.triton.attention_products",
-    "attention": "msa_ops.triton.pixel_attention",
-    "attention_scores": "msa_ops.triton.attention_scores",
-    "image_layer": "msa_ops.triton.image_layer",
-    "partial_conv": "msa_ops.triton.partial_conv",
-    "upcat": "msa_ops.triton.partial_conv",
->>>>>>> wt-tests
 }
 
 
