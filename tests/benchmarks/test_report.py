@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -11,6 +12,7 @@ import torch
 
 from benchmarks import cases, plots, report, results, tables, targets
 from benchmarks import measure as m
+from benchmarks.cases import layers
 from benchmarks.results import Result
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -21,44 +23,31 @@ def a_result(device="cpu", name="operators-cpu", **facts):
     draw = random.Random(name)
     value = lambda: float(f"{draw.uniform(1, 99):.4g}")  # noqa: E731
     settings, rows = m.Settings(torch.device(device), torch.float32), []
-    for suite, some in cases.select(settings).items():
-        own = []
-        for case in some:
-            columns = {"case": case.name, "operator": case.operator, "shape": case.shape, **case.columns}
-            for one in case.alternatives:
-                for which in case.passes:
-                    row = columns | {
-                        "alternative": one,
-                        "pass": which,
-                        "ms": value(),
-                        "lower_ms": 1.0,
-                        "upper_ms": 100.0,
-                    }
-                    row |= {"extra_mib": value(), "tflops": value() / 100, "roof_share": value() / 100}
-                    row |= {"flop": draw.randrange(10**8, 10**10), "bytes": 10**7}
-                    graph = one != "gathered" and which != m.STEP
-                    more = {"graph": graph, "eager_ms": 3 * row["ms"] if graph else row["ms"]}
-                    own.append(row | (more if device == "cuda" else {}))
-            for row in own[-len(case.alternatives) * len(case.passes) :]:
-                baseline = "phases" if suite == "upcat-rule" else m.OURS
-                unit = next(
-                    r
-                    for r in own
-                    if [r[k] for k in ("case", "pass", "alternative")] == [case.name, row["pass"], baseline]
-                )
-                row["ratio"] = row["ms"] / unit["ms"]
-        rows += [{"suite": suite, **row} for row in [*own, *cases.SUITES[suite].totals(own)]]
-    words = {suite: {"title": one.title, "about": one.about} for suite, one in cases.SUITES.items()}
-    usual = {
-        "device": f"some {device.upper()}",
-        "device_kind": device,
-        "precision": "float32",
-        "threads": 2,
-        "torch": "2",
-    }
-    usual |= {"commit": "abc", "command": "x", "roofs": {"tflops": 1.5, "gbytes_per_s": 200.0}, "suites": words}
+    for suite, case in ((suite, case) for suite, some in cases.select(settings).items() for case in some):
+        where = {"suite": suite, "case": case.name, "operator": case.operator, "shape": case.shape, **case.columns}
+        unit = {}
+        for one, which in itertools.product(case.alternatives, case.passes):
+            row = where | {"alternative": one, "pass": which, "ms": value(), "lower_ms": 1.0, "upper_ms": 100.0}
+            row |= {"extra_mib": value(), "tflops": value() / 100, "roof_share": value() / 100}
+            row |= {"flop": draw.randrange(10**8, 10**10), "bytes": 10**7}
+            graph = one != "gathered" and which != m.STEP
+            if device == "cuda":
+                row |= {"graph": graph, "eager_ms": 3 * row["ms"] if graph else row["ms"]}
+            rows.append(row)
+            if one == baseline_of(suite):
+                unit[which] = row["ms"]
+        for row in rows[-len(case.alternatives) * len(case.passes) :]:
+            row["ratio"] = row["ms"] / unit[row["pass"]]
+    rows += [{"suite": "layers"} | row for row in layers.sums([row for row in rows if row["suite"] == "layers"])]
+    usual = {"device": f"some {device.upper()}", "device_kind": device, "precision": "float32", "threads": 2}
+    usual |= {"torch": "2", "commit": "abc", "command": "x", "roofs": {"tflops": 1.5, "gbytes_per_s": 200.0}}
+    usual |= {"suites": {suite: {"title": one.title, "about": one.about} for suite, one in cases.SUITES.items()}}
     usual |= {"cuda": "13", "driver": "1"} if device == "cuda" else {}
     return json_round(Result(name, usual | facts, rows))
+
+
+def baseline_of(suite):
+    return "phases" if suite == "upcat-rule" else m.OURS
 
 
 def json_round(result):
@@ -96,7 +85,7 @@ def shows(cell, value):
 @pytest.mark.parametrize("suite", cases.SUITES)
 def test_the_table_of_ratios_has_the_baselines_time_over_every_others(cpu, suite):
     rows = cpu.find(suite=suite)
-    baseline = "phases" if suite == "upcat-rule" else m.OURS
+    baseline = baseline_of(suite)
     assert tables.baseline_of(rows) == baseline
     text = tables.ratio_table(rows)
     header = [cell.strip("| ") for cell in text.splitlines()[0].split(" | ")]
@@ -166,7 +155,7 @@ def result(rows, name="a", kind="cpu", device="some CPU", precision="float32", *
     return Result(name, where | facts, rows)
 
 
-def layers(ours, bare=1.0, **options):
+def sixteen(ours, bare=1.0, **options):
     names = {m.OURS: ours, "bare conv": bare}
     rows = [("layers", "16 layers 256", n, w, {"ms": ms}) for n, ms in names.items() for w in (m.FORWARD, m.BOTH)]
     return result(rows, **options)
@@ -180,7 +169,7 @@ def row(what, *found, kind="cpu", precision=None):
 @pytest.mark.parametrize(("ms", "met"), [(0.799, True), (0.8, True), (0.801, False)])
 def test_a_bound_from_above(ms, met):
     wanted = {"what": SIXTEEN, "target": "≤ 0.8", "value": ms, "met": met, "file": "a"}
-    assert row(SIXTEEN, layers(ms)).items() >= wanted.items()
+    assert row(SIXTEEN, sixteen(ms)).items() >= wanted.items()
 
 
 @pytest.mark.parametrize(("rate", "met"), [(0.199, False), (0.2, True)])
@@ -193,11 +182,11 @@ def test_a_bound_from_below_in_percent_of_the_matrix_product(rate, met):
 def test_a_gpus_bounds_are_its_own_and_devices_and_precisions_are_kept_apart():
     on_gpu = dict(kind="cuda", device=H100, precision="bfloat16")
     found = [
-        layers(0.85, name="operators-cpu"),
-        layers(0.86, name="operators-bfloat16", **on_gpu),
-        layers(0.95, name="operators-tf32", **on_gpu | {"precision": "tf32"}),
-        layers(0.11, name="operators-float16", **on_gpu | {"precision": "float16"}),
-        layers(0.77, name="operators-h200", **on_gpu | {"device": "NVIDIA H200"}),
+        sixteen(0.85, name="operators-cpu"),
+        sixteen(0.86, name="operators-bfloat16", **on_gpu),
+        sixteen(0.95, name="operators-tf32", **on_gpu | {"precision": "tf32"}),
+        sixteen(0.11, name="operators-float16", **on_gpu | {"precision": "float16"}),
+        sixteen(0.77, name="operators-h200", **on_gpu | {"device": "NVIDIA H200"}),
     ]
     rows = {(r["device"], r["precision"]): r for r in targets.rows(found) if r["what"] == SIXTEEN}
     assert {key: (r.get("value"), r.get("met")) for key, r in rows.items()} == {
@@ -220,8 +209,8 @@ def test_the_operators_result_comes_first_then_others_by_name_and_those_with_a_r
             ("layers", "16 layers 256", "bare conv", m.FORWARD, {"ms": 1.0}),
         ]
     )
-    assert row(SIXTEEN, layers(0.2, name="b"), layers(0.3, name="c"), without)["file"] == "b"
-    assert row(SIXTEEN, layers(0.2, name="b"), layers(0.4, name="operators-x"))["value"] == 0.4
+    assert row(SIXTEEN, sixteen(0.2, name="b"), sixteen(0.3, name="c"), without)["file"] == "b"
+    assert row(SIXTEEN, sixteen(0.2, name="b"), sixteen(0.4, name="operators-x"))["value"] == 0.4
     found = row(SIXTEEN, without)
     assert (found["unavailable"], found["file"]) == (f"{m.OURS}: why", "a")
     assert not {"met", "value"} & found.keys()
@@ -286,7 +275,7 @@ def test_the_training_step_is_of_whole_runs():
 
 def test_a_device_has_no_row_for_what_only_another_of_its_kind_has_measured():
     memory = result([("memory", "whole 1024", m.OURS, m.FORWARD, {"extra_mib": 512.0})], device="A")
-    text = targets.section(targets.rows([memory, layers(0.9, name="b", device="B")]))
+    text = targets.section(targets.rows([memory, sixteen(0.9, name="b", device="B")]))
     first, second, gpu = text.split("\n\n**")[1:]
     assert first.startswith("B, 2 threads.**")
     assert second.startswith("A, 2 threads.**")
@@ -342,7 +331,7 @@ def test_gpus_come_after_all_cpus_and_results_that_were_cut_short_are_not_shown(
     save(a_result("cuda", name="attention-a-gpu"))
     save(dataclasses.replace(cpu, name="zeta-cpu"))
     save(dataclasses.replace(cpu, name="other-incomplete-cpu"))
-    text = report.written(results.committed())[report.page()]
+    text = report.written(results.committed())[root / "docs/measurements.md"]
     assert re.findall(r"## Operators on (.+), float32", text) == ["some CPU", "some CPU", "some CUDA"]
 
 
