@@ -7,6 +7,7 @@ A row is read from the result whose name begins with ``operators`` if that has i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .measure import BOTH, FORWARD, OURS, STEP, Row
@@ -23,14 +24,6 @@ TITLES = {FORWARD: "forward", BOTH: "forward + backward"}
 # ---- where a value is found ------------------------------------------------------------------------------------------
 
 
-class NotMeasured(LookupError):
-    """The result has nothing on it."""
-
-
-class Unavailable(LookupError):
-    """It was tried; the message says why there is no value."""
-
-
 Value = Callable[[Result], float]
 
 
@@ -38,21 +31,15 @@ def smallest(rows: Sequence[Row], quantity: str) -> float:
     """Returns the smallest quantity of the rows.
 
     Raises:
-        NotMeasured, Unavailable: no row has it.
+        LookupError: no row has it. The message says why; it is empty where nothing was tried.
     """
     if found := [row[quantity] for row in rows if quantity in row]:
         return min(found)
-    if reasons := [f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row]:
-        raise Unavailable("; ".join(reasons))
-    raise NotMeasured
+    raise LookupError("; ".join(f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row))
 
 
 def figure(result: Result, quantity: str, **columns: object) -> float:
     return smallest(result.find(**columns)[:1], quantity)
-
-
-def others(result: Result, **columns: object) -> list[Row]:
-    return [row for row in result.find(**columns) if row["alternative"] != OURS]
 
 
 def ratio(suite: str, case: str, over: str, under: str, which: str) -> Value:
@@ -62,7 +49,8 @@ def ratio(suite: str, case: str, over: str, under: str, which: str) -> Value:
 
 def best(case: str, which: str) -> Value:
     """Returns the time of the fastest of the others over ours."""
-    return lambda r: smallest(others(r, suite="attention", case=case, pass_=which), "ratio")
+    where = dict(suite="attention", case=case, pass_=which)
+    return lambda r: smallest([row for row in r.find(**where) if row["alternative"] != OURS], "ratio")
 
 
 def of_product(case: str, which: str) -> Value:
@@ -74,10 +62,6 @@ def of_product(case: str, which: str) -> Value:
 def growth(quantity: str, which: str) -> Value:
     where = dict(suite="attention", alternative=OURS, pass_=which)
     return lambda r: figure(r, quantity, case="128×128", **where) / figure(r, quantity, case="64×64", **where)
-
-
-def memory(unit: float, **where: object) -> Value:
-    return lambda r: figure(r, "extra_mib", alternative=OURS, **where) / unit
 
 
 def large_holes(result: Result) -> float:
@@ -100,7 +84,7 @@ def inference(result: Result) -> float:
 def training(result: Result) -> float:
     """Returns the ratio from whole runs of Table 5 only."""
     if result.facts.get("quick", True) or not result.facts["complete"]:
-        raise NotMeasured
+        raise LookupError
     where = dict(quantity="ms", suite="table5", pass_=STEP)
     ours = figure(result, case="ours", alternative="fused", **where)
     return ours / figure(result, case="pconv", alternative="reference", **where)
@@ -157,7 +141,8 @@ def _targets() -> Iterator[Target]:
     what = "generator, batch 1, 256×256: compiled reference against ours"
     yield Target(what, {CPU: 2, CUDA: 2}, inference, True)
     what = "1024×1024, full width, peak memory over the weights"
-    yield Target(what, {CPU: 3, CUDA: 6}, memory(1024, suite="memory"), unit="GiB")
+    value = lambda r: figure(r, "extra_mib", suite="memory", alternative=OURS) / 1024  # noqa: E731
+    yield Target(what, {CPU: 3, CUDA: 6}, value, unit="GiB")
 
     dense = "N×N matrix"
     for case, name, kind, which, bound in (
@@ -174,8 +159,9 @@ def _targets() -> Iterator[Target]:
         value = best(case, which) if "best" in name else ratio("attention", case, name, OURS, which)
         yield Target(f"hole attention, {case}, {TITLES[which]}, {name} against ours", {kind: bound}, value, True)
     for which, bound in ((FORWARD, 64), (BOTH, 128)):
-        value = memory(1, suite="attention", case="128×128", pass_=which)
-        yield Target(f"hole attention, 128×128, {TITLES[which]}, extra memory", {CPU: bound}, value, unit="MiB")
+        where = dict(quantity="extra_mib", suite="attention", case="128×128", alternative=OURS, pass_=which)
+        what, value = f"hole attention, 128×128, {TITLES[which]}, extra memory", functools.partial(figure, **where)
+        yield Target(what, {CPU: bound}, value, unit="MiB")
     for quantity, name, bound in (("ms", "time", 18), ("extra_mib", "extra memory", 4.5)):
         for which in (FORWARD, BOTH):
             what = f"hole attention, {TITLES[which]}, growth of {name} from 64×64 to 128×128"
@@ -215,10 +201,9 @@ def _value(target: Target, kind: str, precision: str, results: Sequence[Result])
     for result in results:
         try:
             value = target.value(result)
-        except NotMeasured:
-            continue
-        except Unavailable as error:
-            reason = reason or {"unavailable": str(error), "file": result.name}
+        except LookupError as error:
+            if str(error):
+                reason = reason or {"unavailable": str(error), "file": result.name}
         else:
             met = {"met": target.is_met(value, kind)} if precision == PRECISIONS[kind][0] else {}
             return {"value": float(f"{value:.6g}"), **met, "file": result.name}

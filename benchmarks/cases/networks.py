@@ -37,9 +37,6 @@ def _case(name: str, settings: Settings, names: tuple[str, ...], prepare: Callab
     return Case(f"{name} {size}", operator, f"{batch}×3×{size}×{size}", names, prepare, (which,), columns)
 
 
-# ---- forward ---------------------------------------------------------------------------------------------------------
-
-
 def prepare_forward(levels: tuple[int, ...], names: tuple[str, ...], settings: Settings) -> Prepared:
     """Gives ours the weights of the reference's network, with which all are compared."""
     torch.compiler.reset()
@@ -78,9 +75,6 @@ GENERATOR = Suite(
 )
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
 def memory_cases(settings: Settings) -> list[Case]:
     """Has ours alone run: the reference, with which it is compared, takes a minute for such an image on a CPU."""
     large = dataclasses.replace(settings, sizes=(LARGE_SIZE,), batch=1)
@@ -92,9 +86,6 @@ MEMORY = Suite(
     "The generator's forward: peak memory beyond the weights and the image.",
     memory_cases,
 )
-
-
-# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def trainer_on(backend: str, settings: Settings) -> Trainer:

@@ -211,7 +211,8 @@ def _rows(prepared: Prepared, passes: Sequence[str], settings: Settings) -> list
         times, more = _times(prepared, which, running, settings)
         for name, run in running.items():
             extra = {"extra_mib": round(memory.peak_extra_bytes(run, settings.device) / 2**20, 2)}
-            rows[name, which] = _quantities(prepared, which, name, times, settings.roofs) | more[name] | extra
+            quantities = _quantities(prepared, which, times[name], times.get(prepared.baseline), settings.roofs)
+            rows[name, which] = quantities | more[name] | extra
     return [
         {"alternative": name, "pass": which, **prepared.columns}
         | rows.get((name, which), {"unavailable": unavailable[name].get(which)})
@@ -255,19 +256,18 @@ def _times(
 
 
 def _quantities(
-    prepared: Prepared, which: str, name: str, times: Mapping[str, Timing], roofs: Mapping[str, float]
+    prepared: Prepared, which: str, time: Timing, baseline: Timing | None, roofs: Mapping[str, float]
 ) -> Row:
-    time, baseline = times[name], times.get(prepared.baseline)
     row: Row = {"ms": time.median, "lower_ms": time.lower, "upper_ms": time.upper}
     if baseline:
         row["ratio"] = time.median / baseline.median
-    counted: Row = {}
-    if which in prepared.flop:
-        counted = {"flop": prepared.flop[which], "bytes": prepared.bytes(which)}
-        tflops = counted["flop"] / time.median / 1e9
-        roof = min(roofs["tflops"], roofs["gbytes_per_s"] * counted["flop"] / counted["bytes"] / 1e3)
-        row |= {"tflops": tflops, "roof_share": tflops / roof}
-    return {name: significant(value) for name, value in row.items()} | counted
+    if which not in prepared.flop:
+        return {name: significant(value) for name, value in row.items()}
+    flop, moved = prepared.flop[which], prepared.bytes(which)
+    tflops = flop / time.median / 1e9
+    roof = min(roofs["tflops"], roofs["gbytes_per_s"] * flop / moved / 1e3)
+    row |= {"tflops": tflops, "roof_share": tflops / roof}
+    return {name: significant(value) for name, value in row.items()} | {"flop": flop, "bytes": moved}
 
 
 def check(prepared: Prepared, passes: Sequence[str], settings: Settings) -> dict[str, dict[str, str]]:

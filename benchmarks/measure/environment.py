@@ -73,13 +73,11 @@ def facts(device: torch.device, precision: str = "float32") -> dict[str, object]
 
 def _processor() -> str:
     """Returns the processor's name and its widest vectors."""
-    with contextlib.suppress(OSError):
-        about = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-        found = {name.strip(): text.strip() for name, text in about.items()}
-        flags = found.get("flags", "").split()
-        widest = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
-        return f"{found.get('model name', 'CPU')} {widest}".strip()
-    return platform.processor()
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    found = {name.strip(): text.strip() for name, _, text in lines}
+    flags = found.get("flags", "").split()
+    widest = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
+    return f"{found.get('model name', 'CPU')} {widest}".strip()
 
 
 def _commit() -> str:

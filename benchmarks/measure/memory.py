@@ -47,8 +47,8 @@ def release(device: torch.device) -> None:
 @contextlib.contextmanager
 def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
     """Makes the CPU's allocator refuse what exceeds `share` of the memory that is free now. Without the limit Linux
-    promises any amount, and kills the process once it uses it. Does nothing on CUDA, or where /proc is missing."""
-    if device.type == "cuda" or not Path("/proc/meminfo").exists():
+    promises any amount, and kills the process once it uses it. Does nothing on CUDA."""
+    if device.type == "cuda":
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -61,7 +61,7 @@ def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
 
 
 def free_memory() -> int:
-    """Returns the free bytes of a Linux machine, or what its control group leaves, if that is less."""
+    """Returns the free bytes of the machine, or what its control group leaves, if that is less."""
     free, group = _bytes_in("/proc/meminfo", "MemAvailable"), Path("/sys/fs/cgroup")
     try:
         return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))

@@ -223,8 +223,7 @@ def test_tiles_of_flex_attention_cover_the_pairs_and_no_more(length, holes):
     assert blocks.full_kv_num_blocks.sum() == (split.sum((1, 3)) == inside).sum()
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-def test_alternatives_that_fail_are_recorded_and_the_run_goes_on(sampled):
+def test_alternatives_that_fail_are_recorded_and_the_run_goes_on():
     def fails(x, mask):
         raise NotImplementedError("no backward here. Please use another device.")
 
@@ -236,20 +235,18 @@ def test_alternatives_that_fail_are_recorded_and_the_run_goes_on(sampled):
         "no gradient": lambda x, mask: fails(x, mask) if torch.is_grad_enabled() else REFERENCE(x, mask),
         "dense": alternatives.dense_hole_attention,
     }
-    passes = PASSES[:1] if sampled else PASSES
     inputs = attention.Map((2, 4, 12, 12), (0.2, 0.5)).inputs(SETTINGS)
-    case = m.Case("", "", "", tuple(runs), lambda _: attention.prepare(inputs, runs, sampled), passes)
+    case = m.Case("", "", "", tuple(runs), lambda _: attention.prepare(inputs, runs))
     rows = m.measure_case(case, SETTINGS)
     found = {name: [row.get("unavailable") for row in rows if row["alternative"] == name] for name in runs}
-    wanted = {
+    assert found == {
         m.OURS: [None, None],
         "fails": ["no backward here"] * 2,
         "wrong": [m.DIFFERS] * 2,
-        "wrong gradient": [None] if sampled else [m.DIFFERS] * 2,
+        "wrong gradient": [m.DIFFERS] * 2,
         "no gradient": [None, "no backward here"],
         "dense": [None, None],
     }
-    assert found == {name: whys[: len(passes)] for name, whys in wanted.items()}
     assert all(row["ms"] > 0 and row["extra_mib"] > 0 for row in rows if "unavailable" not in row)
 
 
