@@ -28,6 +28,7 @@ from .common import Batch, Sum, System, instance_norm, spectral_norm, update, wi
 
 #: Weights of the terms of the generator's loss, by the beginning of their names.
 WEIGHTS = {"kl": 80, "l1": 20, "adversarial": 1}
+ACTIVATION = nn.LeakyReLU(0.1)
 
 
 def normed(layer: nn.Module) -> nn.Module:
@@ -43,13 +44,9 @@ def doubling(width: int, out_width: int) -> nn.Module:
     return normed(nn.ConvTranspose2d(width, out_width, kernel_size=3, stride=2, padding=1, output_padding=1))
 
 
-def activation() -> nn.Module:
-    return nn.LeakyReLU(0.1)
-
-
 def residual_block(width: int, hidden: int, out_width: int) -> nn.Module:
     """Activation, 3×3 to `hidden` channels, activation, 3×3, plus a 1×1 shortcut."""
-    layers = nn.Sequential(activation(), conv(width, hidden), activation(), conv(hidden, out_width))
+    layers = nn.Sequential(ACTIVATION, conv(width, hidden), ACTIVATION, conv(hidden, out_width))
     return Sum(layers, conv(width, out_width, 1))
 
 
@@ -60,21 +57,21 @@ def halving_block(width: int, out_width: int) -> nn.Module:
 
 def first_block(width: int) -> nn.Module:
     """The block that takes an image: 3×3, activation, 3×3, pool, plus pool, 1×1."""
-    layers = nn.Sequential(conv(3, width), activation(), conv(width, width), nn.AvgPool2d(2))
+    layers = nn.Sequential(conv(3, width), ACTIVATION, conv(width, width), nn.AvgPool2d(2))
     return Sum(layers, nn.Sequential(nn.AvgPool2d(2), conv(3, width, 1)))
 
 
 def decoder_block(width: int, out_width: int) -> nn.Module:
     """Instance norm, activation, 3×3, instance norm, activation, transposed 3×3 that doubles the size; plus a second
     transposed 3×3 as shortcut."""
-    first = instance_norm(width), activation(), conv(width, out_width)
-    second = instance_norm(out_width), activation(), doubling(out_width, out_width)
+    first = instance_norm(width), ACTIVATION, conv(width, out_width)
+    second = instance_norm(out_width), ACTIVATION, doubling(out_width, out_width)
     return Sum(nn.Sequential(*first, *second), doubling(width, out_width))
 
 
 def output(width: int) -> nn.Module:
     """An image in [-1, 1]: activation, reflection pad, 3×3 to three channels, tanh."""
-    return nn.Sequential(activation(), nn.ReflectionPad2d(1), conv(width, 3, padding=0), nn.Tanh())
+    return nn.Sequential(ACTIVATION, nn.ReflectionPad2d(1), conv(width, 3, padding=0), nn.Tanh())
 
 
 class SelfAttention(nn.Module):
@@ -87,7 +84,6 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def weights(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, HW, HW), rows of sum 1."""
         query = self.query(x).flatten(2)
         return torch.softmax(query.mT @ query, dim=-1)
 
@@ -105,8 +101,7 @@ class ShortLongAttention(SelfAttention):
         self.merge = residual_block(2 * width, width, width)
 
     def forward(self, x: Tensor, feature: Tensor, valid: Tensor) -> Tensor:
-        """Takes the decoder's x and the encoder's feature (N, C, H, W), and valid (N, 1, H, W), floating-point, 1 =
-        valid, 0 = hole; returns (N, C, H, W)."""
+        """Takes and returns (N, C, H, W); valid (N, 1, H, W) is 1 or, in a hole, 0."""
         weights = self.weights(x)
         short = self.gamma * attend(weights, x) + x
         long = self.alpha * (1 - valid) * attend(weights, feature) + valid * feature
@@ -114,7 +109,7 @@ class ShortLongAttention(SelfAttention):
 
 
 def attend(weights: Tensor, values: Tensor) -> Tensor:
-    """Weighted means of the values' pixels: weights (N, HW, HW), values (N, C, H, W) -> (N, C, H, W)."""
+    """Weighted means of the values' pixels: weights (N, HW, HW) with rows of sum 1, values (N, C, H, W)."""
     return (values.flatten(2) @ weights.mT).view_as(values)
 
 
@@ -130,9 +125,9 @@ class Encoder(nn.Module):
         self.prior, self.posterior = (residual_block(last, last, 2 * last) for _ in range(2))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Takes (2N, 3, H, W): N images that are 0 in their holes, then N complements, which are 0 elsewhere. Returns
-        the features of the first N, at H/2 … H/32, and the parameters (N, 256, H/32, W/32) of the prior, given the
-        masked images, and of the posterior, given the complements."""
+        """Takes N images that are 0 in their holes, then N complements, which are 0 elsewhere. Returns the features of
+        the first N, at H/2 … H/32, and the parameters (N, 256, H/32, W/32) of the prior, given the masked images, and
+        of the posterior, given the complements."""
         features = [images]
         for block in self.blocks:
             features.append(block(features[-1]))
@@ -161,8 +156,8 @@ class Generator(nn.Module):
         self.attention = ShortLongAttention(widths[1])
 
     def forward(self, latents: Tensor, last_feature: Tensor, feature: Tensor, valid: Tensor) -> list[Tensor]:
-        """Takes latents and the encoder's last feature (N, 128, H/32, W/32), its feature (N, 128, H/8, W/8) and the
-        mask, `valid` (N, 1, H/8, W/8); returns images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1."""
+        """Takes maps of H/32 (latents and the encoder's last feature) and of H/8 (its third feature and the mask);
+        returns images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1."""
         x = self.blocks[0](self.latent(latents) + last_feature)
         x = self.attention(self.blocks[1](x), feature, valid)
         images = [self.outputs[0](x)]
@@ -179,7 +174,7 @@ def make_discriminator(width: int) -> nn.Module:
     return nn.Sequential(
         *(first_block(width), halving_block(width, 2 * width), halving_block(2 * width, last), SelfAttention(last)),
         *(halving_block(last, last), halving_block(last, last), residual_block(last, last, last)),
-        *(activation(), conv(last, 1, padding=0)),
+        *(ACTIVATION, conv(last, 1, padding=0)),
     )
 
 
