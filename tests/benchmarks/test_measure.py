@@ -10,7 +10,6 @@ import torch
 
 from benchmarks import measure as m
 from benchmarks.measure import environment, memory
-from benchmarks.options import unknown
 from msa_ops import shift_attention
 
 CPU = torch.device("cpu")
@@ -245,10 +244,3 @@ def test_tf32_is_on_in_its_precision_alone():
         with precision.active():
             assert [switch.allow_tf32 for switch in switches] == [name == "tf32"] * 2
         assert [switch.allow_tf32 for switch in switches] == before
-
-
-def test_an_unknown_name_is_met_with_the_nearest_and_all_the_others():
-    assert unknown("suite", "layer", ["layers", "attention"]) == (
-        "unknown suite 'layer' (did you mean 'layers'?); known are layers, attention"
-    )
-    assert unknown("suite", "xyz", ["layers", "attention"]) == "unknown suite 'xyz'; known are layers, attention"
