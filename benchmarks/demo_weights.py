@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -15,24 +14,18 @@ from msa_model.cli import main as msa
 
 from . import measure, results
 
+#: Image side, and facades per range of hole ratios.
 SIZE, COUNT = 128, 48
+COMMAND = f"evaluate --synthetic {COUNT} --size {SIZE} --weights demo --device cpu --output"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_weights", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--count", type=int, default=COUNT, help=f"facades per range of hole ratios (default {COUNT})")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    arguments = parser.parse_args(argv)
+def main() -> int:
     with tempfile.TemporaryDirectory() as out:
-        options = {"synthetic": arguments.count, "size": SIZE, "weights": "demo", "device": "cpu", "output": out}
-        code = msa(["evaluate", *(word for name, value in options.items() for word in (f"--{name}", str(value)))])
-        if code:
+        if code := msa([*COMMAND.split(), out]):
             return code
         measured = json.loads((Path(out) / "evaluation.json").read_text())
-    if not arguments.no_save:
-        facts = measure.facts(torch.device("cpu")) | {"size": SIZE, "protocols": measured["protocols"]}
-        written = results.write("demo-weights", torch.device("cpu"), facts, map(row_of, measured["results"]))
-        print("written:", written.name)
+    facts = measure.facts(torch.device("cpu")) | {"size": SIZE, "protocols": measured["protocols"]}
+    print("written:", results.write("demo-weights", torch.device("cpu"), facts, map(row_of, measured["results"])).name)
     return 0
 
 

@@ -2,9 +2,9 @@
 
 It runs parts of at most four minutes, the most valuable first: the tests and compute-sanitizer on the GPU, while
 alternatives compile; then the benchmarks that the targets need, in bfloat16. Other parts are asked for by name:
-``--part compile,targets``; ``--only build,tests`` runs some steps. Every step has a time limit, and one that fails
-does not stop the later ones. Logs and result files also go to $OUT where that is set; a short table and the targets
-come last. $MSA_COMMIT names the commit where git cannot.
+``--part compile,targets``. Every step has a time limit, and one that fails does not stop the later ones. Logs and
+result files also go to $OUT where that is set; a short table and the targets come last. $MSA_COMMIT names the commit
+where git cannot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,8 +27,9 @@ from .options import unknown
 
 #: Test processes, where pytest-xdist is there to start them.
 PROCESSES = f"-n {min(12, os.cpu_count() or 1)}" if importlib.util.find_spec("xdist") else ""
-#: Seconds of a part, of its first step, the build, and of the longest other step.
-PART_LIMIT, BUILD_LIMIT, LIMIT = 240, 100, 140
+#: Seconds of a part with the build, and of a step: usually, and of those that need less.
+PART_LIMIT, LIMIT = 240, 140
+LIMITS = {"build": 100, "stage": 80, "inference": 60, "step": 50, "networks": 90}
 #: How many lines of a step's log are shown at its end.
 LINES = 20
 PYTEST = "PYTHON -m pytest -q -p no:cacheprovider"
@@ -52,54 +52,55 @@ COMPILING = {
     "compile-flex": f"{OPERATORS} {SIX_MAPS} --compile-only=Flex",
     "compile-inference": f"{OPERATORS} {INFERENCE} --compile-only=compiled",
 }
-#: Steps that measure, with their limits in seconds.
-MEASURING = {
-    "operators": (LIMIT, f"{OPERATORS} {SUITES} --name=operators"),
-    "stage": (80, f"{OPERATORS} {SIX_MAPS} {ONE_MAP} --name=stage"),
-    "inference": (60, f"{OPERATORS} {INFERENCE} --name=inference"),
-    "step": (50, f"{TABLE5} --system=pconv --system=ours"),
-    "networks": (90, f"{OPERATORS} --suite=generator --suite=training --suite=upcat-rule --name=networks"),
-    "attention": (LIMIT, f"{OPERATORS} --suite=attention --name=attention"),
-    "large": (LIMIT, f"{OPERATORS} --suite=layers --size 512 1024 --name=large"),
-    "scaling": (LIMIT, f"{OPERATORS} --suite=scaling --name=scaling"),
-    "table5": (LIMIT, TABLE5),
+COMMANDS = {
+    "build": "PYTHON setup.py build_ext --inplace",
+    "tests": f"{PYTEST} -m gpu {PROCESSES} tests",
+    "memcheck": f"{SANITIZER} --tool=memcheck {SANITIZED}",
+    "racecheck": f"{SANITIZER} --tool=racecheck {SANITIZED}",
+    **COMPILING,
+    "operators": f"{OPERATORS} {SUITES} --name=operators",
+    "stage": f"{OPERATORS} {SIX_MAPS} {ONE_MAP} --name=stage",
+    "inference": f"{OPERATORS} {INFERENCE} --name=inference",
+    "step": f"{TABLE5} --system=pconv --system=ours",
+    "networks": f"{OPERATORS} --suite=generator --suite=training --suite=upcat-rule --name=networks",
+    "attention": f"{OPERATORS} --suite=attention --name=attention",
+    "large": f"{OPERATORS} --suite=layers --size 512 1024 --name=large",
+    "scaling": f"{OPERATORS} --suite=scaling --name=scaling",
+    "table5": TABLE5,
 }
-#: name -> (seconds, command). Names end in the precision where it is not bfloat16.
-STEPS: dict[str, tuple[int, list[str]]] = {}
-#: name -> steps after the build, in order. Those in a tuple of their own run at the same time: none of them is timed.
-PARTS: dict[str, tuple[str | tuple[str, ...], ...]] = {}
+#: name -> steps after the build, in order; those together run at the same time, where none of them is timed.
+PARTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "checks": (("tests", "memcheck", "racecheck", *COMPILING),),
+    "compile": (tuple(COMPILING),),
+    "targets": (("operators",),),
+    "stage": (("stage",), ("inference",)),
+    "training": (("step",), ("networks",)),
+    **{name: ((name,),) for name in ("attention", "large", "scaling", "table5")},
+}
+PRECISIONS = ("bfloat16", "tf32", "float32")
 #: The parts that run where none is named.
 USUAL = ("checks", "targets", "stage", "training")
+#: name -> seconds that they may take, and command.
+Steps = dict[str, tuple[int, list[str]]]
 
 
-def _add(name: str, limit: int, command: str) -> None:
-    STEPS[name] = limit, [sys.executable if word == "PYTHON" else word for word in shlex.split(command)]
+def steps_of(part: str) -> list[Steps]:
+    """Returns a part's steps in order, those together that run at the same time. ``targets-tf32`` is the part
+    ``targets`` in another precision than the usual.
+
+    Raises:
+        ValueError: the name of no part.
+    """
+    name, _, precision = part.partition("-")
+    if name not in PARTS or precision not in ("", *PRECISIONS):
+        raise ValueError(unknown("part", part, PARTS))
+    end = f"-{precision}" if precision else ""
+    return [{step + end: named(step, precision or PRECISIONS[0]) for step in together} for together in PARTS[name]]
 
 
-_add("build", BUILD_LIMIT, "PYTHON setup.py build_ext --inplace")
-_add("tests", LIMIT, f"{PYTEST} -m gpu {PROCESSES} tests")
-for _tool in ("memcheck", "racecheck"):
-    _add(_tool, LIMIT, f"{SANITIZER} --tool={_tool} {SANITIZED}")
-for _dtype in ("bfloat16", "tf32", "float32"):
-    _end = "" if _dtype == "bfloat16" else f"-{_dtype}"
-    for _name, _command in COMPILING.items():
-        _add(_name + _end, LIMIT, _command.replace("DTYPE", _dtype))
-    for _name, (_limit, _command) in MEASURING.items():
-        _add(_name + _end, _limit, _command.replace("DTYPE", _dtype))
-    _compiling = tuple(name + _end for name in COMPILING)
-    PARTS |= {
-        **({} if _end else {"checks": (("tests", "memcheck", "racecheck", *_compiling),)}),
-        f"compile{_end}": (_compiling,),
-        f"targets{_end}": (f"operators{_end}",),
-        f"stage{_end}": (f"stage{_end}", f"inference{_end}"),
-        f"training{_end}": (f"step{_end}", f"networks{_end}"),
-        **{f"{name}{_end}": (f"{name}{_end}",) for name in ("attention", "large", "scaling", "table5")},
-    }
-
-
-def steps_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the build and the parts' steps in order, those together that run at the same time."""
-    return [("build",), *(step if isinstance(step, tuple) else (step,) for part in parts for step in PARTS[part])]
+def named(step: str, precision: str = "") -> tuple[int, list[str]]:
+    words = shlex.split(COMMANDS[step].replace("DTYPE", precision))
+    return LIMITS.get(step, LIMIT), [sys.executable if word == "PYTHON" else word for word in words]
 
 
 def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str, float]:
@@ -127,26 +128,21 @@ def run_step(name: str, limit: int, command: list[str], logs: Path) -> tuple[str
     return outcome, time.monotonic() - start
 
 
-def run_together(names: tuple[str, ...], logs: Path) -> dict[str, tuple[str, float]]:
+def run_together(steps: Steps, logs: Path) -> dict[str, tuple[str, float]]:
     """Runs steps at the same time; returns their outcomes and seconds."""
-    with ThreadPoolExecutor(len(names)) as pool:
-        return dict(zip(names, pool.map(lambda name: run_step(name, *STEPS[name], logs), names), strict=True))
+    with ThreadPoolExecutor(len(steps)) as pool:
+        found = pool.map(lambda name: run_step(name, *steps[name], logs), steps)
+        return dict(zip(steps, found, strict=True))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n\n")[0])
-    choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--part", help=f"separated by commas (default: {','.join(USUAL)}): {', '.join(PARTS)}")
-    choice.add_argument("--only", help="steps, separated by commas")
-    arguments = parser.parse_args(argv)
-    parts = arguments.part.split(",") if arguments.part else USUAL
-    for name in parts:
-        if name not in PARTS:
-            parser.error(unknown("part", name, PARTS))
-    wanted = [(name,) for name in arguments.only.split(",")] if arguments.only else steps_of(parts)
-    for name in itertools.chain(*wanted):
-        if name not in STEPS:
-            parser.error(unknown("step", name, STEPS))
+    text = f"separated by commas (default: {','.join(USUAL)}): {', '.join(PARTS)}; each also as targets-tf32, …-float32"
+    parser.add_argument("--part", type=lambda text: text.split(","), default=USUAL, help=text)
+    try:
+        wanted = [{"build": named("build")}, *itertools.chain(*map(steps_of, parser.parse_args(argv).part))]
+    except ValueError as error:
+        parser.error(str(error))
     import torch
 
     if not torch.cuda.is_available():

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import os
 import sys
 import time
 
 import torch
+from tqdm import tqdm
 
 from . import cases, compare, measure, results, tables
 from .measure import PRECISIONS, Case, Settings
@@ -41,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
     compile_only = "fill the compiler's caches by first calls of alternatives whose names contain TEXT, and stop"
     add("--compile-only", metavar="TEXT", help=compile_only)
     add("--name", help="of the result file, without dtype and device (default: operators, where all is measured)")
-    add("--no-save", action="store_true", help="print only")
     add("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two result files, and stop")
     add("--fail-under", type=float, metavar="SHARE", help="with --compare: exit 1 where a speed ratio fell below")
     return parser
@@ -62,14 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if settings.on_cuda and not torch.cuda.is_available():
         usage.error(f"--device {settings.device}: torch finds no GPU")
-    if arguments.compile_only is not None:
-        return first_calls(selected, settings, arguments.dtype, arguments.compile_only)
-    name = arguments.name or ("" if arguments.suite or arguments.operator or arguments.case else "operators")
-    if name and arguments.dtype != "float32":
-        name += f"-{arguments.dtype}"
-    run(selected, settings, arguments.dtype, "" if arguments.no_save else name)
-    if not name and not arguments.no_save:
-        print("\nnot saved, as this is a part only: --name NAME would", file=sys.stderr)
+    with PRECISIONS[arguments.dtype].active(), measure.memory_limit(settings.device):
+        if arguments.compile_only is not None:
+            return first_calls(selected, settings, arguments.compile_only)
+        name = arguments.name or ("" if arguments.suite or arguments.operator or arguments.case else "operators")
+        run(selected, settings, arguments.dtype, name)
     return 0
 
 
@@ -91,45 +89,48 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return Settings(device, PRECISIONS[arguments.dtype].dtype, sizes=tuple(arguments.size), **how)
 
 
-def first_calls(selected: dict[str, list[Case]], settings: Settings, dtype: str, text: str) -> int:
+def first_calls(selected: dict[str, list[Case]], settings: Settings, text: str) -> int:
     """Makes the compiler compile, and prints the seconds that each alternative took; returns 1 where none has such a
     name."""
     found = False
-    with PRECISIONS[dtype].active():
-        for case in itertools.chain(*selected.values()):
-            prepared = case.prepare(settings)
-            for name, which in itertools.product(prepared.alternatives, case.passes):
-                if text in name:
-                    found, start = True, time.monotonic()
-                    step = prepared.alternatives[name].step(which, prepared.grad)
-                    why = measure.first_call(step, lambda _: True, settings.first_call_limit, settings.device)
-                    seconds = time.monotonic() - start
-                    print(f"{case.name}, {name}, {which}: {seconds:.1f} s{f', {why}' if why else ''}", flush=True)
+    for case in itertools.chain(*selected.values()):
+        prepared = case.prepare(settings)
+        for name, which in itertools.product(prepared.alternatives, case.passes):
+            if text in name:
+                found, start = True, time.monotonic()
+                step = functools.partial(prepared.alternatives[name].step, which, prepared.grad)
+                why = measure.first_call(step, lambda _: True, settings.first_call_limit, settings.device)
+                seconds = time.monotonic() - start
+                print(f"{case.name}, {name}, {which}: {seconds:.1f} s{f', {why}' if why else ''}", flush=True)
     if not found:
         print(f"no alternative's name contains {text!r}", file=sys.stderr)
     return int(not found)
 
 
 def run(selected: dict[str, list[Case]], settings: Settings, dtype: str, name: str) -> None:
-    """Measures and prints suite by suite; writes results/NAME-DEVICE.json unless there is no name."""
+    """Measures and prints suite by suite; writes results/NAME-DTYPE-DEVICE.json unless there is no name."""
     torch.manual_seed(0)
     device = settings.device
-    with PRECISIONS[dtype].active(), measure.memory_limit(device):
-        settings = dataclasses.replace(settings, roofs=measure.roofs(device, settings.dtype))
-        suites = {suite: cases.SUITES[suite] for suite in selected}
-        about = {suite: {"title": one.title, "about": one.about} for suite, one in suites.items()}
-        facts = measure.facts(device, dtype) | {"roofs": settings.roofs, "suites": about}
-        rows: list[measure.Row] = []
-        for suite, some in selected.items():
-            found = suites[suite].run(suite, some, settings)
-            rows += found
-            shown = [tables.full_table(found), *([tables.ratio_table(found)] if len(tables.names(found)) > 1 else [])]
-            print(f"\n{suite}, {dtype}", *shown, sep="\n\n", flush=True)
-            if name:  # keeps what is done where a later suite is cut short
-                incomplete = results.write(f"{name}-incomplete", device, facts, rows)
+    settings = dataclasses.replace(settings, roofs=measure.roofs(device, settings.dtype))
+    about = {suite: {"title": cases.SUITES[suite].title, "about": cases.SUITES[suite].about} for suite in selected}
+    facts = measure.facts(device, dtype) | {"roofs": settings.roofs, "suites": about}
+    name += f"-{dtype}" if name and dtype != "float32" else ""
+    rows: list[measure.Row] = []
+    for suite, some in selected.items():
+        found: list[measure.Row] = []
+        for case in tqdm(some, desc=suite, file=sys.stderr):
+            found += measure.measure_case(case, settings)
+        found = [{"suite": suite, **row} for row in [*found, *cases.SUITES[suite].totals(found)]]
+        rows += found
+        shown = [tables.full_table(found), *([tables.ratio_table(found)] if len(tables.names(found)) > 1 else [])]
+        print(f"\n{suite}, {dtype}", *shown, sep="\n\n", flush=True)
+        if name:  # keeps what is done where a later suite is cut short
+            incomplete = results.write(f"{name}-incomplete", device, facts, rows)
     if name:
         print("\nwritten:", os.path.relpath(results.write(name, device, facts, rows)))
         incomplete.unlink()
+    else:
+        print("\nnot saved, as this is a part only: --name NAME would", file=sys.stderr)
 
 
 if __name__ == "__main__":

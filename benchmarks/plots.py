@@ -6,7 +6,7 @@ The same result gives the same bytes with the same matplotlib: fixed sizes, its 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .measure import BOTH, FORWARD, OURS
@@ -14,6 +14,7 @@ from .results import Result
 from .tables import distinct, names
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, GREY = "#222222", "#777777"
@@ -41,7 +42,7 @@ def pictures(result: Result) -> dict[str, tuple[str, Callable[[Result], bytes]]]
     if "scaling" in result.suites:
         caption = "Attention on growing maps: time and extra memory against the size of the map."
         found["scaling"] = (caption, scaling)
-    if any(achieved(result, which) for which in (FORWARD, BOTH)):
+    if achieved(result, FORWARD):
         caption = (
             "Achieved rates under the roofs: our encoder (E) and decoder (D) layers and attention (A). A layer can lie "
             "above the roof where it needs fewer products than are counted, as the decoder's does, or where its data "
@@ -55,21 +56,18 @@ def scaling(result: Result) -> bytes:
     """Draws time and extra memory of every alternative against the side of the map; the legend says where one ended,
     and why."""
     rows = result.find(suite="scaling", pass_=FORWARD)
-    sides, figure = distinct(rows, "side"), _figure("Hole attention, forward, a quarter hole", result)
-    titles = {"ms": "time, ms", "extra_mib": "extra memory, MiB"}
-    for axes, (quantity, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+    figure, sides = _figure("Hole attention, forward, a quarter hole", result), distinct(rows, "side")
+    for axes, quantity in _panels(figure, {"ms": "time, ms", "extra_mib": "extra memory, MiB"}):
         for name, (colour, dash, mark) in zip(names(rows), LINES, strict=False):
             own = [row for row in rows if row["alternative"] == name]
             ends = [f", ended at {row['side']}: {row['unavailable']}" for row in own if "unavailable" in row]
             style = dict(color=colour, linestyle=dash, marker=mark, markersize=5, label=name + (ends or [""])[0])
             measured = [row for row in own if quantity in row]
             axes.plot([row["side"] for row in measured], [row[quantity] for row in measured], **style)
-        axes.set(xscale="log", yscale="log", xlabel="side of the map, pixels")
-        axes.set_title(title, loc="left", fontsize=10)
+        axes.set(xlabel="side of the map, pixels")
         axes.set_xticks(sides, [str(side) for side in sides])
         axes.set_xticks([], minor=True)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.figure.legend(*axes.get_legend_handles_labels(), loc="lower left", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower left", ncols=2, fontsize=8, frameon=False)
     return _png(figure)
 
 
@@ -81,17 +79,15 @@ def roofline(result: Result) -> bytes:
     every = [x for points in found.values() for x, *_ in points]
     low, high = min(every) / 2, max(every) * 4
     xs = [low, max(low, tflops / bandwidth), high]
-    for axes, (which, points) in zip(figure.subplots(1, 2, sharex=True, sharey=True), found.items(), strict=True):
-        axes.set(xscale="log", yscale="log", xlabel="FLOP per byte", xlim=(low, high))
-        axes.set_title(f"TFLOP/s, {which}", loc="left", fontsize=10)
+    for axes, which in _panels(figure, {which: f"TFLOP/s, {which}" for which in found}, sharex=True, sharey=True):
+        axes.set(xlabel="FLOP per byte", xlim=(low, high))
         axes.plot(xs, [min(tflops, bandwidth * x) for x in xs], color=GREY, linewidth=1.2)
-        for x, y, label, _ in points:
+        for x, y, label, _ in found[which]:
             colour, mark, places = POINTS[label[0]]
             ha, va, offset = places[int(label[1]) % len(places)]
             axes.plot(x, y, mark, color=colour, markersize=4.5)
             text = dict(color=colour, fontsize=7, ha=ha, va=va)
             axes.annotate(label, (x, y), offset, textcoords="offset points", **text)
-        axes.spines[["top", "right"]].set_visible(False)
     text = f"roofs (grey): matrix product {tflops:.3g} TFLOP/s, copy {roofs['gbytes_per_s']:,.0f} GB/s"
     keys = {label: case for points in found.values() for _, _, label, case in points if label[0] == "A"}
     text += "\n" * bool(keys) + "; ".join(f"{label}: attention, {case}" for label, case in keys.items())
@@ -118,13 +114,20 @@ def _figure(title: str, result: Result) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    facts = result.facts
-    threads = f", {facts['threads']} threads" if facts["device_kind"] == "cpu" else ""
     figure = Figure(figsize=(10, 5), dpi=DPI)
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.2, top=0.88, wspace=0.12)
-    figure.suptitle(f"{title}. {facts['device']}{threads}, {facts['precision']}", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{title}. {result.device}, {result.facts['precision']}", x=0.01, ha="left", fontsize=11)
     return figure
+
+
+def _panels(figure: Figure, titles: dict[str, str], **shared: bool) -> Iterator[tuple[Axes, str]]:
+    """Yields two logarithmic panels, each with its key in titles."""
+    for axes, (key, title) in zip(figure.subplots(1, 2, **shared), titles.items(), strict=True):
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        yield axes, key
 
 
 def _png(figure: Figure) -> bytes:

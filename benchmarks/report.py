@@ -8,13 +8,15 @@ does not show what the results hold; ``--targets`` prints the targets.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import plots, results, tables, targets
-from .measure import BOTH, FORWARD, OURS, ROOT, STEP
+from .measure import BOTH, FORWARD, OURS, ROOT, STEP, Row
 from .results import Result
 from .table5 import report as table5_report
 from .tables import table
@@ -48,16 +50,14 @@ def operators_section(result: Result) -> str:
     ]
     for name in result.suites:
         words, rows = result.facts["suites"][name], result.find(suite=name)
-        batches = ", ".join(f"batch {batch}" for batch in tables.distinct(rows, "batch"))
-        parts += [f"### {words['title'].capitalize()}{f', {batches}' if batches else ''}", words["about"]]
+        batches = "".join(f", batch {batch}" for batch in tables.distinct(rows, "batch"))
+        parts += [f"### {words['title'].capitalize()}{batches}", words["about"]]
         if len(tables.names(rows)) > 1:
             parts.append(tables.ratio_table(rows))
         summary = "<summary>Times of every alternative</summary>"
         parts.append(f'<details markdown="1">{summary}\n\n{tables.full_table(rows)}\n\n</details>')
     for name, (caption, _) in plots.pictures(result).items():
-        parts.append(
-            f"![{caption.partition(':')[0]}]({_picture(result, name).relative_to(page().parent)})\n\n*{caption}*"
-        )
+        parts.append(f"![{caption.partition(':')[0]}](measurements/{name}-{result.name}.png)\n\n*{caption}*")
     return "\n\n".join(parts) + "\n"
 
 
@@ -99,15 +99,11 @@ def sections(found: Sequence[Result]) -> Iterator[str]:
     """Yields the results of CPUs first; of a device those of the operators first."""
 
     def place(result: Result) -> tuple:
-        facts = result.facts
-        return facts["device_kind"], facts["device_kind"] == "cuda" and facts["device"], _suite(result) in SECTIONS
+        on_cuda = result.facts["device_kind"] == "cuda"
+        return on_cuda, on_cuda and result.device, result.suites[0] in SECTIONS
 
     for result in sorted(found, key=place):
-        yield SECTIONS.get(_suite(result), operators_section)(result)
-
-
-def _suite(result: Result) -> str:
-    return result.rows[0]["suite"]
+        yield SECTIONS.get(result.suites[0], operators_section)(result)
 
 
 # ---- the README's table ----------------------------------------------------------------------------------------------
@@ -131,27 +127,32 @@ def key_ratios(found: Sequence[Result]) -> str:
     """Shows ours over the fastest of the alternatives, by device and by kind of time; in bold where ours is slower."""
     lines: list[list[str]] = []
     for kind, (precision, *_) in targets.PRECISIONS.items():
+        own = [
+            result
+            for result in reversed(targets.in_order(found))
+            if (result.facts["device_kind"], result.facts["precision"]) == (kind, precision)
+            and not result.facts.get("quick")
+        ]
         for title, columns, others, passes in KEY_RATIOS:
             for time in ("eager", "device") if kind == "cuda" and STEP not in passes else ("",):
                 cells, device = dict.fromkeys((FORWARD, BOTH, STEP), ""), ""
-                for result in reversed(targets.in_order(found)):
-                    facts = result.facts
-                    if (facts["device_kind"], facts["precision"]) == (kind, precision) and not facts.get("quick"):
-                        for which in passes:
-                            value = _key_ratio(result, columns | {"pass_": which}, others, time)
-                            if isinstance(value, float):
-                                cells[which] = f"**{value:.2f}**" if value > 1 else f"{value:.2f}"
-                                device = f"{_short(result)}{f', {time}' if time else ''}"
+                for result, which in itertools.product(own, passes):
+                    with contextlib.suppress(LookupError):
+                        value = _key_ratio(result.find(**columns, pass_=which), others, time)
+                        cells[which] = f"**{value:.2f}**" if value > 1 else f"{value:.2f}"
+                        device = f"{_short(result)}{f', {time}' if time else ''}"
                 if device:
                     repeated = lines and lines[-1][0] == title and time == "device"
                     lines.append(["" if repeated else title, device, cells[FORWARD], cells[BOTH] or cells[STEP]])
     return table(["ours / alternative", "device", "forward", "with backward"], lines)
 
 
-def _key_ratio(result: Result, columns: dict, others: Sequence[str], time: str) -> targets.Value:
-    ours, quantity = "fused" if columns["suite"] == "table5" else OURS, "eager_ms" if time == "eager" else "ms"
-    own = targets.figure(result, quantity, alternative=ours, **columns)
-    return targets.quotient(own, targets.smallest(result, quantity, others, **columns))
+def _key_ratio(rows: list[Row], others: Sequence[str], time: str) -> float:
+    """Returns the ratio of the rows of a case. Raises LookupError where one of the two was not measured."""
+    quantity = "eager_ms" if time == "eager" else "ms"
+    ours = [row for row in rows if row["alternative"] in (OURS, "fused")]
+    rest = [row for row in rows if row not in ours and (row["alternative"] in others or not others)]
+    return targets.smallest(ours, quantity) / targets.smallest(rest, quantity)
 
 
 def _short(result: Result) -> str:
@@ -163,21 +164,13 @@ def _short(result: Result) -> str:
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def page() -> Path:
-    return ROOT / "docs" / "measurements.md"
-
-
-def _picture(result: Result, name: str) -> Path:
-    return page().with_suffix("") / f"{name}-{result.name}.png"
-
-
 def written(found: Sequence[Result]) -> dict[Path, str]:
     """Returns the text files with what they are to hold.
 
     Raises:
         ValueError: the README has no place for the table.
     """
-    readme = ROOT / "README.md"
+    readme, docs = ROOT / "README.md", ROOT / "docs"
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -185,16 +178,9 @@ def written(found: Sequence[Result]) -> dict[Path, str]:
     rows = targets.rows(found)
     return {
         readme: f"{before}{BEGIN}\n\n{key_ratios(found)}\n\n{END}{after}",
-        page(): "\n".join([INTRODUCTION, targets.section(rows), *sections(found)]),
-        page().with_name("targets.json"): json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
+        docs / "measurements.md": "\n".join([INTRODUCTION, targets.section(rows), *sections(found)]),
+        docs / "targets.json": json.dumps(rows, indent=1, ensure_ascii=False) + "\n",
     }
-
-
-def draw(found: Sequence[Result]) -> None:
-    for result in found:
-        for name, (_, picture) in plots.pictures(result).items():
-            _picture(result, name).parent.mkdir(parents=True, exist_ok=True)
-            _picture(result, name).write_bytes(picture(result))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,7 +199,11 @@ def main(argv: list[str] | None = None) -> int:
             name = path.relative_to(ROOT)
             print(f"{name} does not show the committed results: run python -m benchmarks.report", file=sys.stderr)
         return int(bool(stale))
-    draw(found)
+    folder = ROOT / "docs" / "measurements"
+    folder.mkdir(exist_ok=True)
+    for result in found:
+        for name, (_, picture) in plots.pictures(result).items():
+            (folder / f"{name}-{result.name}.png").write_bytes(picture(result))
     for path in stale:
         path.write_text(wanted[path])
     return 0

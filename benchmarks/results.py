@@ -1,7 +1,7 @@
 """Reads and writes result files: the facts of a run, and a flat list of rows.
 
 A row names ``suite``, ``case``, ``operator``, ``shape``, ``alternative`` and ``pass``, and has its quantities in
-further columns (`measure.measure_prepared` describes them). A column without a value is absent from the row.
+further columns (`measure.measure_case` describes them). A column without a value is absent from the row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Result:
     def find(self, **columns: object) -> list[Row]:
         """Returns the rows that have these values; `pass_` stands for the column ``pass``."""
         columns = {name.rstrip("_"): value for name, value in columns.items()}
-        return [row for row in self.rows if all(row.get(name) == value for name, value in columns.items())]
+        return [row for row in self.rows if columns.items() <= row.items()]
 
     def one(self, **columns: object) -> Row | None:
         """Returns the first such row."""
@@ -38,6 +38,12 @@ class Result:
     @property
     def suites(self) -> list[str]:
         return list(dict.fromkeys(row["suite"] for row in self.rows))
+
+    @property
+    def device(self) -> str:
+        """Returns the device's name, with a CPU's threads."""
+        threads = f", {self.facts['threads']} threads" if self.facts["device_kind"] == "cpu" else ""
+        return self.facts["device"] + threads
 
 
 def write(name: str, device: torch.device, facts: dict, rows: Iterable[Row]) -> Path:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .measure import Row
 
-#: The alternative that the ratios are to has this ratio.
-UNIT = 1.0
 NOT_AVAILABLE = "–"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def digits(value: float, count: int) -> str:
@@ -30,22 +28,22 @@ FORMATS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def cells(row: Row, names: Iterable[str]) -> list[str]:
-    return [FORMATS[name][1](row[name]) if name in row else "" for name in names]
+def cell(row: Row, name: str) -> str:
+    return FORMATS[name][1](row[name]) if name in row else ""
 
 
 def distinct(rows: Iterable[Row], column: str) -> list:
     return list(dict.fromkeys(row[column] for row in rows if column in row))
 
 
-def baseline_of(rows: Sequence[Row]) -> str:
-    """Returns the alternative that the suite's ratios are to: the one whose ratio is 1 in every row that has one."""
-    ratios = {name: {row.get("ratio", UNIT) for row in rows if row["alternative"] == name} for name in names(rows)}
-    return next(iter([name for name, found in ratios.items() if found == {UNIT}]), "ours")
-
-
 def names(rows: Iterable[Row]) -> list[str]:
     return distinct(rows, "alternative")
+
+
+def baseline_of(rows: Sequence[Row]) -> str:
+    """Returns the alternative that the suite's ratios are to: the one whose ratio is 1 in every row that has one."""
+    others = {row["alternative"] for row in rows if row.get("ratio", 1.0) != 1.0}
+    return next((name for name in names(rows) if name not in others), "ours")
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
@@ -59,18 +57,17 @@ def ratio_table(rows: Sequence[Row]) -> str:
     header += [f"{baseline}: {FORMATS[name][0]}" for name in quantities]
     lines = []
     for case in distinct(rows, "case"):
-        own = [found.get((case, baseline, which), {}) for which in passes]
-        line = [case, next((row["shape"] for row in rows if row["case"] == case and "shape" in row), "")]
-        for name in others:
-            line.append([ratio(row, found.get((case, name, row.get("pass")))) for row in own])
-        line += [[cells(row, [name])[0] for row in own] for name in quantities]
-        lines.append([cell if isinstance(cell, str) else " · ".join(filter(None, cell)) for cell in line])
+        shape = next((row["shape"] for row in rows if row["case"] == case and "shape" in row), "")
+        own = {which: found.get((case, baseline, which), {}) for which in passes}
+        cells = [[ratio(row, found.get((case, name, which))) for which, row in own.items()] for name in others]
+        cells += [[cell(row, name) for row in own.values()] for name in quantities]
+        lines.append([case, shape, *(" · ".join(filter(None, values)) for values in cells)])
     return table(header, lines)
 
 
 def ratio(own: Row, other: Row | None) -> str:
     """Writes time over time, with that of eager times in brackets where the device's stand beside."""
-    if other is None:
+    if not own or other is None:
         return ""
     if "ms" not in own or "ms" not in other:
         return NOT_AVAILABLE
@@ -86,9 +83,8 @@ def full_table(rows: Sequence[Row]) -> str:
     header = ["case", "alternative", "pass", "ms (quartiles)", *(FORMATS[name][0] for name in quantities)]
     lines, last = [], None
     for row in rows:
-        label = row["case"] if row["case"] != last else ""
-        last = row["case"]
-        lines.append([label, named(row), row["pass"], _time(row), *cells(row, quantities)])
+        label, last = row["case"] if row["case"] != last else "", row["case"]
+        lines.append([label, named(row), row["pass"], _time(row), *(cell(row, name) for name in quantities)])
     return table(header, lines)
 
 
@@ -100,5 +96,5 @@ def named(row: Row) -> str:
 def _time(row: Row) -> str:
     if "unavailable" in row:
         return f"not available: {row['unavailable']}"
-    quartiles = [f"{digits(row[name], 4)}" for name in ("lower_ms", "upper_ms") if name in row]
-    return digits(row["ms"], 4) + (f" ({' - '.join(quartiles)})" if quartiles else "")
+    quartiles = f" ({digits(row['lower_ms'], 4)} - {digits(row['upper_ms'], 4)})" if "lower_ms" in row else ""
+    return digits(row["ms"], 4) + quartiles

@@ -7,11 +7,12 @@ A row is read from the result whose name begins with ``operators`` if that has i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .measure import BOTH, FORWARD, OURS, STEP, Row
 from .results import Result
-from .tables import digits, table
+from .tables import digits, distinct, table
 
 CPU, CUDA = "cpu", "cuda"
 #: Precisions by device kind; the targets are for the first, the others are reported beside it.
@@ -19,69 +20,74 @@ PRECISIONS = {CPU: ("float32",), CUDA: ("bfloat16", "tf32")}
 #: The GPU that the targets are for.
 GPU = "H100"
 TITLES = {FORWARD: "forward", BOTH: "forward + backward"}
-#: The value of a row; a text says why there is none, None that the result has nothing on it.
-Value = float | str | None
 
 # ---- where a value is found ------------------------------------------------------------------------------------------
 
 
-def figure(result: Result, quantity: str, **columns: object) -> Value:
-    row = result.one(**columns)
-    if row is None:
-        return None
-    return f"{row['alternative']}: {row['unavailable']}" if "unavailable" in row else row.get(quantity)
+Value = Callable[[Result], float]
 
 
-def smallest(result: Result, quantity: str, alternatives: Sequence[str] = (), **columns: object) -> Value:
-    """Returns the smallest quantity of the alternatives; () stands for all but ours."""
-    rows = result.find(**columns)
-    rows = [r for r in rows if (r["alternative"] in alternatives if alternatives else r["alternative"] != OURS)]
-    found = [row[quantity] for row in rows if quantity in row]
-    reasons = [f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row]
-    return min(found, default=None) if found or not reasons else "; ".join(reasons)
+def smallest(rows: Sequence[Row], quantity: str) -> float:
+    """Returns the smallest quantity of the rows.
+
+    Raises:
+        LookupError: no row has it. The message says why; it is empty where nothing was tried.
+    """
+    if found := [row[quantity] for row in rows if quantity in row]:
+        return min(found)
+    raise LookupError("; ".join(f"{row['alternative']}: {row['unavailable']}" for row in rows if "unavailable" in row))
 
 
-def quotient(over: Value, under: Value) -> Value:
-    if over is None or under is None:
-        return None
-    return next((value for value in (over, under) if isinstance(value, str)), None) or over / under
+def figure(result: Result, quantity: str, **columns: object) -> float:
+    return smallest(result.find(**columns)[:1], quantity)
 
 
-def ratio(suite: str, case: str, over: str, under: str, which: str) -> Callable[[Result], Value]:
+def ratio(suite: str, case: str, over: str, under: str, which: str) -> Value:
     where = dict(suite=suite, case=case, pass_=which)
-    return lambda r: quotient(figure(r, "ms", alternative=over, **where), figure(r, "ms", alternative=under, **where))
+    return lambda r: figure(r, "ms", alternative=over, **where) / figure(r, "ms", alternative=under, **where)
 
 
-def growth(quantity: str, which: str) -> Callable[[Result], Value]:
+def best(case: str, which: str) -> Value:
+    """Returns the time of the fastest of the others over ours."""
+    where = dict(suite="attention", case=case, pass_=which)
+    return lambda r: smallest([row for row in r.find(**where) if row["alternative"] != OURS], "ratio")
+
+
+def of_product(case: str, which: str) -> Value:
+    """Returns our rate over that of the matrix product."""
+    where = dict(suite="attention", case=case, alternative=OURS, pass_=which)
+    return lambda r: figure(r, "tflops", **where) / r.facts["roofs"]["tflops"]
+
+
+def growth(quantity: str, which: str) -> Value:
     where = dict(suite="attention", alternative=OURS, pass_=which)
-    return lambda r: quotient(*(figure(r, quantity, case=case, **where) for case in ("128×128", "64×64")))
+    return lambda r: figure(r, quantity, case="128×128", **where) / figure(r, quantity, case="64×64", **where)
 
 
-def large_holes(result: Result) -> Value:
+def large_holes(result: Result) -> float:
     """Returns the three layers' summed times at both shares, over those without a hole."""
-    cases = [f"{layer} {share}" for layer in ("Encode_1", "Encode_2", "Encode_3") for share in ("50%", "60%")]
-    sums: list[Value] = []
-    for name in (OURS, "ours, no hole"):
-        found = [figure(result, "ms", suite="mask-ratios", case=case, alternative=name) for case in cases]
-        reasons = [value for value in found if isinstance(value, str)]
-        sums.append(None if None in found else "; ".join(reasons) or sum(found))
-    return quotient(*sums)
+    cases = [f"Encode_{number} {share}" for number in (1, 2, 3) for share in ("50%", "60%")]
+    ours, no_hole = (
+        sum(figure(result, "ms", suite="mask-ratios", case=case, alternative=name) for case in cases)
+        for name in (OURS, "ours, no hole")
+    )
+    return ours / no_hole
 
 
-def inference(result: Result) -> Value:
+def inference(result: Result) -> float:
     """Returns, for one image, the faster of the compiled references over ours."""
-    where = dict(suite="generator", case="whole 256", batch=1)
-    compiled = "reference, compiled", "reference, compiled, reduce-overhead"
-    return quotient(smallest(result, "ms", compiled, **where), figure(result, "ms", alternative=OURS, **where))
+    rows = result.find(suite="generator", case="whole 256", batch=1)
+    compiled = [row for row in rows if "compiled" in row["alternative"]]
+    return smallest(compiled, "ms") / smallest([row for row in rows if row["alternative"] == OURS], "ms")
 
 
-def training(result: Result) -> Value:
+def training(result: Result) -> float:
     """Returns the ratio from whole runs of Table 5 only."""
     if result.facts.get("quick", True) or not result.facts["complete"]:
-        return None
-    steps = {"ours": "fused", "pconv": "reference"}
-    where = dict(suite="table5", pass_=STEP)
-    return quotient(*(figure(result, "ms", case=case, alternative=name, **where) for case, name in steps.items()))
+        raise LookupError
+    where = dict(quantity="ms", suite="table5", pass_=STEP)
+    ours = figure(result, case="ours", alternative="fused", **where)
+    return ours / figure(result, case="pconv", alternative="reference", **where)
 
 
 # ---- the targets -----------------------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ class Target:
 
     what: str
     bounds: Mapping[str, float]
-    value: Callable[[Result], Value]
+    value: Value
     at_least: bool = False
     unit: str = ""
 
@@ -101,17 +107,10 @@ class Target:
         return value >= self.bounds[kind] if self.at_least else value <= self.bounds[kind]
 
     def bound(self, kind: str) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self._with_unit(f'{self._scale * self.bounds[kind]:g}')}"
+        return f"{'≥' if self.at_least else '≤'} {self.shown(self.bounds[kind], '{:g}'.format)}"
 
-    def shown(self, value: float) -> str:
-        return self._with_unit(digits(self._scale * value, 3))
-
-    @property
-    def _scale(self) -> int:
-        return 100 if self.unit == "%" else 1
-
-    def _with_unit(self, number: str) -> str:
-        return f"{number} {self.unit}".rstrip()
+    def shown(self, value: float, written: Callable[[float], str] = lambda value: digits(value, 3)) -> str:
+        return f"{written(value * 100 if self.unit == '%' else value)} {self.unit}".rstrip()
 
 
 def _targets() -> Iterator[Target]:
@@ -128,9 +127,7 @@ def _targets() -> Iterator[Target]:
     for which, bounds in ((FORWARD, {CPU: 0.40, CUDA: 0.35}), (BOTH, {CPU: 0.30, CUDA: 0.25})):
         for batch, (case, kinds) in stages.items():
             what = f"attention stage, {batch}, {TITLES[which]}, of the matrix product's rate"
-            where = dict(suite="attention", case=case, alternative=OURS, pass_=which)
-            value = lambda r, where=where: quotient(figure(r, "tflops", **where), r.facts["roofs"]["tflops"])  # noqa: E731
-            yield Target(what, {kind: bounds[kind] for kind in kinds}, value, True, "%")
+            yield Target(what, {kind: bounds[kind] for kind in kinds}, of_product(case, which), True, "%")
     for which, bound in ((FORWARD, 3), (BOTH, 2)):
         for batch, (case, kinds) in stages.items():
             what = f"attention stage, {batch}, {TITLES[which]}, best of the others against ours"
@@ -143,8 +140,9 @@ def _targets() -> Iterator[Target]:
     yield Target(what, {CPU: 1.0, CUDA: 1.0}, training)
     what = "generator, batch 1, 256×256: compiled reference against ours"
     yield Target(what, {CPU: 2, CUDA: 2}, inference, True)
-    value = lambda r: quotient(figure(r, "extra_mib", suite="memory", alternative=OURS), 1024)  # noqa: E731
-    yield Target("1024×1024, full width, peak memory over the weights", {CPU: 3, CUDA: 6}, value, unit="GiB")
+    what = "1024×1024, full width, peak memory over the weights"
+    value = lambda r: figure(r, "extra_mib", suite="memory", alternative=OURS) / 1024  # noqa: E731
+    yield Target(what, {CPU: 3, CUDA: 6}, value, unit="GiB")
 
     dense = "N×N matrix"
     for case, name, kind, which, bound in (
@@ -161,17 +159,13 @@ def _targets() -> Iterator[Target]:
         value = best(case, which) if "best" in name else ratio("attention", case, name, OURS, which)
         yield Target(f"hole attention, {case}, {TITLES[which]}, {name} against ours", {kind: bound}, value, True)
     for which, bound in ((FORWARD, 64), (BOTH, 128)):
-        where = dict(suite="attention", case="128×128", alternative=OURS, pass_=which)
-        value = lambda r, where=where: figure(r, "extra_mib", **where)  # noqa: E731
-        yield Target(f"hole attention, 128×128, {TITLES[which]}, extra memory", {CPU: bound}, value, unit="MiB")
+        where = dict(quantity="extra_mib", suite="attention", case="128×128", alternative=OURS, pass_=which)
+        what, value = f"hole attention, 128×128, {TITLES[which]}, extra memory", functools.partial(figure, **where)
+        yield Target(what, {CPU: bound}, value, unit="MiB")
     for quantity, name, bound in (("ms", "time", 18), ("extra_mib", "extra memory", 4.5)):
         for which in (FORWARD, BOTH):
             what = f"hole attention, {TITLES[which]}, growth of {name} from 64×64 to 128×128"
             yield Target(what, {CPU: bound}, growth(quantity, which))
-
-
-def best(case: str, which: str) -> Callable[[Result], Value]:
-    return lambda r: smallest(r, "ratio", suite="attention", case=case, pass_=which)
 
 
 TARGETS = {target.what: target for target in _targets()}
@@ -189,14 +183,12 @@ def rows(results: Iterable[Result]) -> list[Row]:
     measured. The CPUs come first, and there is a GPU in any case."""
     found: dict[tuple[str, str], list[Result]] = {}
     for result in in_order(results):
-        facts = result.facts
-        threads = f", {facts['threads']} threads" if facts["device_kind"] == CPU else ""
-        found.setdefault((facts["device_kind"], facts["device"] + threads), []).append(result)
+        found.setdefault((result.facts["device_kind"], result.device), []).append(result)
     if not any(kind == CUDA for kind, _ in found):
         found[CUDA, GPU] = []
     return [
         {"kind": kind, "device": device, "precision": precision, "what": target.what, "target": target.bound(kind)}
-        | _value(target, [r for r in own if r.facts["precision"] == precision], kind, precision == PRECISIONS[kind][0])
+        | _value(target, kind, precision, [result for result in own if result.facts["precision"] == precision])
         for (kind, device), own in sorted(found.items())
         for precision in PRECISIONS[kind]
         for target in TARGETS.values()
@@ -204,14 +196,16 @@ def rows(results: Iterable[Result]) -> list[Row]:
     ]
 
 
-def _value(target: Target, results: Sequence[Result], kind: str, with_verdict: bool) -> Row:
+def _value(target: Target, kind: str, precision: str, results: Sequence[Result]) -> Row:
     reason: Row = {}
     for result in results:
-        value = target.value(result)
-        if isinstance(value, str):
-            reason = reason or {"unavailable": value, "file": result.name}
-        elif value is not None:
-            met = {"met": target.is_met(value, kind)} if with_verdict else {}
+        try:
+            value = target.value(result)
+        except LookupError as error:
+            if str(error):
+                reason = reason or {"unavailable": str(error), "file": result.name}
+        else:
+            met = {"met": target.is_met(value, kind)} if precision == PRECISIONS[kind][0] else {}
             return {"value": float(f"{value:.6g}"), **met, "file": result.name}
     return reason
 
@@ -220,32 +214,23 @@ def section(found: Sequence[Row]) -> str:
     """Writes Markdown: a table per device, the one with the most rows first. A table leaves out what only another
     device of its kind has measured."""
     parts = ["## Targets"]
-    for kind, precisions in PRECISIONS.items():
-        measured = {row["what"] for row in found if row["kind"] == kind and "file" in row}
-        tables: dict[str, list] = {}
-        for row in found:
-            if row["kind"] == kind and row["precision"] == precisions[0]:
-                same = [one for one in found if (one["device"], one["what"]) == (row["device"], row["what"])]
-                files = dict.fromkeys(f"`{one['file']}.json`" for one in same if "file" in one)
-                line = [row["what"], row["target"], *map(_shown, same), _verdict(row), ", ".join(files)]
-                if files or row["what"] not in measured:
-                    tables.setdefault(row["device"], []).append(line)
+    for kind, (precision, *more) in PRECISIONS.items():
+        own = [row for row in found if row["kind"] == kind]
+        measured = {row["what"] for row in own if "file" in row}
+        tables: dict[str, list] = {device: [] for device in distinct(own, "device")}
+        for device, what in dict.fromkeys((row["device"], row["what"]) for row in own):
+            first, *_ = same = [row for row in own if (row["device"], row["what"]) == (device, what)]
+            files = ", ".join(f"`{name}.json`" for name in distinct(same, "file"))
+            verdict = {True: "met", False: "**missed**"}.get(first.get("met"), "")
+            if files or what not in measured:
+                tables[device].append([what, first["target"], *map(_shown, same), verdict, files])
         for device, lines in sorted(tables.items(), key=lambda item: -len(item[1])):
-            parts += [_caption(kind, device), table(["what", "target", *precisions, "", "measured in"], lines)]
+            words = f"**{device}.** Ratios are of times within one run."
+            if kind == CUDA:
+                words += f" The targets are for an {GPU} in {precision}; {', '.join(more)} is reported beside."
+                words += " Times are the device's, of CUDA graphs, except the training step's."
+            parts += [words, table(["what", "target", precision, *more, "", "measured in"], lines)]
     return "\n\n".join(parts) + "\n"
-
-
-def _caption(kind: str, device: str) -> str:
-    words = f"**{device}.** Ratios are of times within one run."
-    if kind == CUDA:
-        first, *others = PRECISIONS[CUDA]
-        words += f" The targets are for an {GPU} in {first}; {', '.join(others)} is reported beside."
-        words += " Times are the device's, of CUDA graphs, except the training step's."
-    return words
-
-
-def _verdict(row: Row) -> str:
-    return {True: "met", False: "**missed**"}.get(row.get("met"), "")
 
 
 def _shown(row: Row) -> str:

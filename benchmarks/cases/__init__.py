@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..measure import Case, Settings
+from ..measure import Case, Settings, Suite
 from ..options import unknown
 from . import attention, decoder_forms, layers, mask_ratios, networks
-from .suite import Suite
 
 SUITES: dict[str, Suite] = {
     "layers": layers.SUITE,
@@ -41,16 +40,15 @@ def select(
             raise ValueError(unknown("operator", name, (case.operator for case in every)))
     for name in cases:
         if not any(case.answers_to(name) for case in every):
-            raise ValueError(unknown("case", name, (case.family or case.name for case in every)))
+            raise ValueError(unknown("case", name, (case.name for case in every)))
 
     def is_wanted(case: Case) -> bool:
         return (not operators or case.operator in operators) and (not cases or any(map(case.answers_to, cases)))
 
     chosen = {name: [case for case in some if is_wanted(case)] for name, some in found.items()}
-    chosen = {name: some for name, some in chosen.items() if some}
-    if not chosen:
+    if not any(chosen.values()):
         raise ValueError(f"no case of {', '.join(operators)} is called {', '.join(cases)}; --list shows what there is")
-    return chosen
+    return {name: some for name, some in chosen.items() if some}
 
 
 def listing(selected: dict[str, list[Case]]) -> str:
@@ -58,7 +56,6 @@ def listing(selected: dict[str, list[Case]]) -> str:
     lines = []
     for name, cases in selected.items():
         lines.append(f"{name}: {SUITES[name].title}")
-        width = max(len(case.name) for case in cases)
-        lines += [f"  {case.name:<{width}}  {case.operator:<20}  {case.shape}" for case in cases]
+        lines += [f"  {case.name:<24}  {case.operator:<20}  {case.shape}" for case in cases]
         lines += [f"  alternatives: {'; '.join(names)}" for names in dict.fromkeys(case.alternatives for case in cases)]
     return "\n".join(lines)

@@ -5,34 +5,35 @@ from __future__ import annotations
 import functools
 
 import torch
+from torch import Tensor
 
 from msa_ops import partial_conv2d_upcat
 
-from ..measure import FORWARD, Alternative, Case, Prepared, Reference, Settings
-from .suite import Suite
+from ..measure import FORWARD, Alternative, Case, Prepared, Settings, Suite
 
 PHASES, CONCATENATION, AUTO = "phases", "concatenation", "auto"
 WIDTHS, SIDES = (64, 256, 512), (1, 2, 4, 6, 8, 12, 16, 32)
 
 
 def prepare(channels: int, side: int, settings: Settings) -> Prepared:
-    layout = dict(device=settings.device, dtype=settings.dtype, memory_format=torch.channels_last)
-    low = torch.randn(settings.batch, channels, side, side).to(**layout)
-    skip = torch.randn(settings.batch, channels, 2 * side, 2 * side).to(**layout)
-    weight = torch.randn(channels, 2 * channels, 3, 3).to(**layout)
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape).to(settings.device, settings.dtype, memory_format=torch.channels_last)
+
+    def all_valid(x: Tensor) -> Tensor:
+        return torch.ones_like(x[:, :1], dtype=torch.bool)
+
+    low, skip = (draw(settings.batch, channels, size, size) for size in (side, 2 * side))
     bias = torch.randn(channels).to(settings.device, settings.dtype)
-    low_mask, skip_mask = (torch.ones_like(x[:, :1], dtype=torch.bool) for x in (low, skip))
+    inputs = {"low": low, "low mask": all_valid(low), "skip": skip, "skip mask": all_valid(skip)}
+    inputs |= {"weight": draw(channels, 2 * channels, 3, 3), "bias": bias}
 
-    def alternative(form: str, dtype: torch.dtype, backend: str, reference: Reference | None = None) -> Alternative:
-        maps = low.to(dtype), low_mask, skip.to(dtype), skip_mask, weight.to(dtype), bias.to(dtype)
-        return Alternative(lambda: partial_conv2d_upcat(*maps, form=form, backend=backend)[0], reference=reference)
+    def run(*tensors: Tensor, form: str, backend: str = "auto") -> Tensor:
+        return partial_conv2d_upcat(*tensors, form=form, backend=backend)[0]
 
-    plain, exact = (alternative(CONCATENATION, dtype, "reference") for dtype in (settings.dtype, torch.float64))
-    forms = {
-        form: alternative(form, settings.dtype, "auto", Reference(plain, exact))
-        for form in (PHASES, CONCATENATION, AUTO)
-    }
-    return Prepared(forms, baseline=PHASES)
+    reference = Alternative(functools.partial(run, form=CONCATENATION, backend="reference"), inputs)
+    forms = (PHASES, CONCATENATION, AUTO)
+    alternatives = {form: Alternative(functools.partial(run, form=form), inputs, reference) for form in forms}
+    return Prepared(alternatives, baseline=PHASES)
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -44,8 +45,7 @@ def cases(settings: Settings) -> list[Case]:
             f"{settings.batch}×{channels}×{side}×{side}, ×2",
             (PHASES, CONCATENATION, AUTO),
             functools.partial(prepare, channels, side),
-            (FORWARD,),
-            family=str(channels),
+            passes=(FORWARD,),
             columns={"channels": channels, "small_pixels": settings.batch * side**2},
         )
         for channels in WIDTHS

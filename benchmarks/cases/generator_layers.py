@@ -1,4 +1,4 @@
-"""The shapes, work and masks of the generator's 16 partial convolutions."""
+"""The shapes and masks of the generator's 16 partial convolutions, as the network itself calls its layers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import dataclasses
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from msa_model import Generator
 
-from ..measure import BOTH, FORWARD, Work
+from ..measure import BOTH, FORWARD
 from ..model import free_form_mask
 
 
@@ -22,12 +21,11 @@ class Layer:
 
     name: str
     channels: tuple[int, ...]
-    side: int  # of the input, in the decoder of the second
+    side: int  # of the (second) input
     out_channels: int
     kernel: int
     stride: int
     is_masked: bool  # what the network knows of its (last) input
-    reads_image: bool  # as its last input, which then needs no gradient
 
     @property
     def in_channels(self) -> int:
@@ -38,32 +36,39 @@ class Layer:
         return len(self.channels) == 2
 
     @property
-    def padding(self) -> int:
-        return self.kernel // 2
+    def reads_image(self) -> bool:
+        """Returns whether the last input is the image, which needs no gradient."""
+        return self.channels[-1] == 3
+
+    @property
+    def out_side(self) -> int:
+        return self.side // self.stride
 
     def shape(self, batch: int) -> str:
         window = f"{self.kernel}×{self.kernel}/{self.stride}"
         return f"{batch}×{self.in_channels}×{self.side}×{self.side} → {self.out_channels}, {window}"
 
-    def work(self, batch: int, element: int) -> dict[str, Work]:
-        """Counts the FLOP of the bare convolution's products: the output, and each gradient that is asked for. Counts
-        bytes, `element` per number and one per pixel of a mask: in the forward inputs, weight and output; in the
-        backward the output's gradient, inputs and weight again, and their gradients."""
-        taps = self.kernel**2
-        wanted = self.in_channels - (self.channels[-1] if self.reads_image else 0)  # channels that need a gradient
-        per_channel = 2 * batch * self.out_channels * (self.side // self.stride) ** 2 * taps
-        planes = [batch * self.side**2 // (4 if self.in_decoder and i == 0 else 1) for i in range(len(self.channels))]
-        sizes = [channels * plane for channels, plane in zip(self.channels, planes, strict=True)]
-        inputs, gradients = sum(sizes), sum(sizes[:-1] if self.reads_image else sizes)
-        weight = self.out_channels * (self.in_channels * taps + 1)
-        out_plane = batch * (self.side // self.stride) ** 2
-        output = self.out_channels * out_plane
-        forward = element * (inputs + weight + output) + sum(planes) + out_plane
-        backward = element * (output + inputs + weight + gradients + weight)
-        return {
-            FORWARD: Work(per_channel * self.in_channels, forward),
-            BOTH: Work(per_channel * (2 * self.in_channels + wanted), forward + backward),
-        }
+    def flop(self, batch: int) -> dict[str, int]:
+        """Counts the bare convolution's products: of the output, and of each gradient that is asked for."""
+        per_channel = 2 * batch * self.out_channels * self.out_side**2 * self.kernel**2
+        wanted = self.in_channels - (3 if self.reads_image else 0)  # channels that need a gradient
+        return {FORWARD: per_channel * self.in_channels, BOTH: per_channel * (2 * self.in_channels + wanted)}
+
+
+def layer_inputs(generator: Generator, masks: Tensor) -> dict[str, list[Tensor]]:
+    """Runs the generator on empty images, and returns by layer the maps and masks that go into it."""
+    found: dict[str, list[Tensor]] = {}
+
+    def record(name: str, _: object, inputs: tuple[Tensor | None, ...]) -> None:
+        found[name] = [x for x in inputs if x is not None]
+
+    layers = {f"Encode_{level}": layer for level, layer in enumerate(generator.encoder, 1)}
+    layers |= {f"Decode_{level}": layer for level, layer in generator.decoder.items()}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(functools.partial(record, name))
+    with torch.no_grad():
+        generator.eval()(masks.new_zeros(len(masks), 3, *masks.shape[2:], dtype=torch.float32), masks)
+    return found
 
 
 @functools.cache
@@ -75,19 +80,22 @@ def generator_layers(size: int) -> list[Layer]:
     """
     if size < 1 or size % 256:
         raise ValueError(f"the layers' size must be a multiple of 256, got {size}")
-    with torch.device("meta"):
-        generator = Generator()
+    with torch.device("meta"):  # shapes only
+        generator = Generator(attention_levels=())
+        inputs = layer_inputs(generator, torch.ones(1, 1, size, size, dtype=torch.bool))
     layers = []
-    for level, encoder in enumerate(generator.encoder, 1):
-        conv, side = encoder.conv, size >> (level - 1)
-        facts = (side, conv.out_channels, conv.kernel_size[0], 2, encoder.input_is_masked, level == 1)
-        layers.append(Layer(f"Encode_{level}", (conv.in_channels,), *facts))
-    for name, decoder in generator.decoder.items():
-        conv, level = decoder.conv, int(name)
-        skip, side = generator.config.encoder_width(level - 1), size >> (level - 1)
-        facts = (side, conv.out_channels, 3, 1, decoder.skip_is_masked, level == 1)
-        layers.append(Layer(f"Decode_{level}", (conv.in_channels - skip, skip), *facts))
+    for (name, found), layer in zip(inputs.items(), [*generator.encoder, *generator.decoder.values()], strict=True):
+        maps, conv = found[::2], layer.conv
+        is_masked = layer.skip_is_masked if len(maps) == 2 else layer.input_is_masked
+        facts = (maps[-1].shape[2], conv.out_channels, conv.kernel_size[0], conv.stride[0], is_masked)
+        layers.append(Layer(name, tuple(x.shape[1] for x in maps), *facts))
     return layers
+
+
+def layer_masks(masks: Tensor) -> dict[str, list[Tensor]]:
+    """Returns the masks of every layer's inputs, from those of the images; a narrow network has the same."""
+    inputs = layer_inputs(Generator(base_width=1, attention_levels=()), masks)
+    return {name: found[1::2] for name, found in inputs.items()}
 
 
 def brush_mask(height: int, width: int, share: float, seed: int) -> Tensor:
@@ -95,28 +103,3 @@ def brush_mask(height: int, width: int, share: float, seed: int) -> Tensor:
     if share == 0:
         return torch.ones(1, height, width, dtype=torch.bool)
     return free_form_mask(height, width, (share - 0.005, share + 0.005), seed)
-
-
-def layer_masks(masks: Tensor) -> dict[str, list[Tensor]]:
-    """Returns the masks of every layer's inputs, from those of the images: a pixel is valid where its window has a
-    valid one."""
-    layers = generator_layers(masks.shape[2])
-    found, levels = {}, [masks]
-    for layer in layers:
-        if not layer.in_decoder:
-            found[layer.name] = [levels[-1]]
-            levels.append(_spread(levels[-1], layer))
-    low = levels.pop()
-    for layer in layers:
-        if layer.in_decoder:
-            found[layer.name] = [low, levels.pop()]
-            low = _spread(upsample(low) | found[layer.name][1], layer)
-    return found
-
-
-def _spread(mask: Tensor, layer: Layer) -> Tensor:
-    return F.max_pool2d(mask.float(), layer.kernel, layer.stride, layer.padding) > 0
-
-
-def upsample(x: Tensor) -> Tensor:
-    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)

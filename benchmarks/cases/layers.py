@@ -14,10 +14,9 @@ from torch import Tensor
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from ..channel_masks import ChannelMaskPartialConv
-from ..measure import BOTH, FORWARD, OURS, Alternative, Case, Prepared, Reference, Row, Settings, significant
+from ..measure import BOTH, FORWARD, OURS, Alternative, Case, Prepared, Row, Settings, Suite, significant
 from ..model import free_form_mask
-from .generator_layers import Layer, generator_layers, layer_masks, upsample
-from .suite import Suite
+from .generator_layers import Layer, generator_layers, layer_masks
 
 BARE, CHANNEL_MASKS, COMPILED = "bare conv", "channel masks", "channel masks, compiled"
 HOLE = (0.2, 0.3)
@@ -25,93 +24,81 @@ HOLE = (0.2, 0.3)
 SUMS = {"16 layers": (), "Encode_1 + Decode_1": ("Encode_1", "Decode_1")}
 
 
-class Operands:
-    """Holds what a layer computes from.
+def random_inputs(layer: Layer, masks: Sequence[Tensor], settings: Settings) -> dict[str, Tensor]:
+    """Draws the layer's arguments in channels_last: its maps, which are zero in the holes of the last where the network
+    knows them to be, each with its mask, (N,1,h,w) bool, True = valid; weight and bias."""
+    layout = dict(device=settings.device, dtype=settings.dtype, memory_format=torch.channels_last)
+    inputs: dict[str, Tensor] = {}
+    names = ("low", "skip") if layer.in_decoder else ("input",)
+    for name, channels, mask in zip(names, layer.channels, masks, strict=True):
+        x = torch.randn(len(mask), channels, *mask.shape[2:], device=settings.device).to(**layout)
+        inputs |= {name: x, f"{name} mask": mask.to(settings.device)}
+    if layer.is_masked:
+        x *= inputs[f"{name} mask"]
+    weight = torch.randn(layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
+    inputs["weight"] = (weight / weight[0].numel() ** 0.5).to(**layout)
+    inputs["bias"] = torch.randn(layer.out_channels).to(settings.device, settings.dtype)
+    for tensor in inputs.values():
+        tensor.requires_grad_(tensor.is_floating_point() and not (layer.reads_image and tensor is x))
+    return inputs
 
-    Args:
-        masks: (N,1,h,w) bool, True = valid; of the input, or in the decoder of low and skip.
-        maps: the inputs, zero in the holes of the last where the network knows it to be.
-        weights: weight and bias.
-    """
 
-    def __init__(self, layer: Layer, masks: list[Tensor], maps: list[Tensor], weights: list[Tensor]) -> None:
-        self.layer, self.masks, self.maps, self.weights = layer, masks, maps, weights
-        names = ("low", "skip") if layer.in_decoder else ("input",)
-        tensors = dict(zip((*names, "weight", "bias"), (*maps, *weights), strict=True))
-        if layer.reads_image:
-            del tensors[names[-1]]
-        self.leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+def of_network(
+    layer: Layer, inputs: dict[str, Tensor], backend: str = "auto", reference: Alternative | None = None
+) -> Alternative:
+    """Returns the layer as the network calls it."""
 
-    @classmethod
-    def random(cls, layer: Layer, masks: list[Tensor], settings: Settings) -> Operands:
-        """Draws maps and weights in channels_last."""
-        layout = dict(device=settings.device, dtype=settings.dtype, memory_format=torch.channels_last)
-        masks = [mask.to(settings.device) for mask in masks]
-        maps = [
-            torch.randn(len(mask), channels, *mask.shape[2:], device=settings.device).to(**layout)
-            for channels, mask in zip(layer.channels, masks, strict=True)
-        ]
-        if layer.is_masked:
-            maps[-1] *= masks[-1]
-        weight = torch.randn(layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-        bias = torch.randn(layer.out_channels).to(settings.device, settings.dtype)
-        return cls(layer, masks, maps, [(weight / weight[0].numel() ** 0.5).to(**layout), bias])
-
-    def double(self) -> Operands:
-        maps, weights = ([tensor.detach().double() for tensor in tensors] for tensors in (self.maps, self.weights))
-        return Operands(self.layer, self.masks, maps, weights)
-
-    def on(self, backend: str, reference: Reference | None = None) -> Alternative:
-        """Returns the layer as the network calls it."""
-        layer, maps, masks = self.layer, self.maps, self.masks
+    def run(*tensors: Tensor) -> Tensor:
         if layer.in_decoder:
-            parts = maps[0], masks[0], maps[1], masks[1]
-            known = dict(skip_is_masked=layer.is_masked, backend=backend)
-            return Alternative(lambda: partial_conv2d_upcat(*parts, *self.weights, **known)[0], self.leaves, reference)
-        known = dict(input_is_masked=layer.is_masked, backend=backend)
-        call = functools.partial(partial_conv2d, *maps, *masks, *self.weights, layer.stride, layer.padding, **known)
-        return Alternative(lambda: call()[0], self.leaves, reference)
+            return partial_conv2d_upcat(*tensors, skip_is_masked=layer.is_masked, backend=backend)[0]
+        geometry = dict(stride=layer.stride, padding=layer.kernel // 2)
+        return partial_conv2d(*tensors, **geometry, input_is_masked=layer.is_masked, backend=backend)[0]
 
-    def reference(self) -> Reference:
-        return Reference(self.on("reference"), self.double().on("reference"))
+    return Alternative(run, inputs, reference)
 
-    def others(self, reference: Reference | None) -> dict[str, Alternative]:
-        """Returns what runs on a ready input: the concatenation that the decoder's two maps stand for."""
-        layer, geometry = self.layer, (self.layer.stride, self.layer.padding)
-        ready = _joined([x.detach() for x in self.maps]).contiguous(memory_format=torch.channels_last)
-        per_channel = _joined([m.expand_as(x) for m, x in zip(self.masks, self.maps, strict=True)])
-        mask = per_channel.to(ready.dtype, memory_format=torch.channels_last)
-        leaves = {name: self.leaves[name] for name in ("weight", "bias")}
-        if layer.in_decoder or not layer.reads_image:
-            # Named like ours where it is the same: ours does not clear the holes' gradient of an input that is masked.
-            leaves["ready" if layer.in_decoder or layer.is_masked else "input"] = ready.requires_grad_()
-        published = ChannelMaskPartialConv(*self.weights, *geometry)
-        compiled = torch.compile(published.__call__, fullgraph=True, dynamic=False)
-        # Through (raw - bias) · ratio + bias the bias's gradient loses digits, whoever computes it: not strict.
-        return {
-            BARE: Alternative(lambda: F.conv2d(ready, *self.weights, *geometry), leaves),
-            CHANNEL_MASKS: Alternative(lambda: published(ready, mask)[0], leaves, reference, is_strict=False),
-            COMPILED: Alternative(lambda: compiled(ready, mask)[0], leaves, reference, is_strict=False),
-        }
+
+def others(layer: Layer, inputs: dict[str, Tensor], reference: Alternative | None = None) -> dict[str, Alternative]:
+    """Returns what runs on a ready input: the concatenation that the decoder's two maps stand for."""
+    *tensors, weight, bias = inputs.values()
+    maps, masks, geometry = tensors[::2], tensors[1::2], (layer.stride, layer.kernel // 2)
+    ready = _joined([x.detach() for x in maps]).contiguous(memory_format=torch.channels_last)
+    per_channel = _joined([mask.expand_as(x) for mask, x in zip(masks, maps, strict=True)])
+    mask = per_channel.to(ready.dtype, memory_format=torch.channels_last)
+    # Named like ours where it is the same: ours does not clear the holes' gradient of an input that is masked.
+    name = "ready" if layer.in_decoder or layer.is_masked else "input"
+    bare = {name: ready.requires_grad_(layer.in_decoder or not layer.reads_image), "weight": weight, "bias": bias}
+    published = ChannelMaskPartialConv(weight, bias, *geometry)
+    compiled = torch.compile(published.__call__, fullgraph=True, dynamic=False)
+    # Through (raw - bias) · ratio + bias the bias's gradient loses digits, whoever computes it: not strict.
+    masked = dict(inputs=bare | {"mask": mask}, reference=reference, is_strict=False)
+    return {
+        BARE: Alternative(lambda x, weight, bias: F.conv2d(x, weight, bias, *geometry), bare),
+        CHANNEL_MASKS: Alternative(lambda x, weight, bias, mask: published(x, mask)[0], **masked),
+        COMPILED: Alternative(lambda x, weight, bias, mask: compiled(x, mask)[0], **masked),
+    }
 
 
 def _joined(maps: list[Tensor]) -> Tensor:
-    return torch.cat([upsample(maps[0]), maps[1]], 1) if len(maps) == 2 else maps[0]
+    """Returns the one map, or the concatenation of the first, upsampled ×2, and the second."""
+    if len(maps) == 1:
+        return maps[0]
+    return torch.cat([maps[0].repeat_interleave(2, 2).repeat_interleave(2, 3), maps[1]], 1)
 
 
 def prepare(layer: Layer, masks: list[Tensor], settings: Settings) -> Prepared:
     """Draws the tensors of a layer. `masks`: (N,1,h,w) bool, of its inputs."""
     torch.compiler.reset()
-    operands = Operands.random(layer, masks, settings)
-    reference = operands.reference()
-    found = operands.others(reference) | {OURS: operands.on("auto", reference)}
-    batch, side = len(masks[0]), layer.side // layer.stride
-    grad = torch.randn(batch, layer.out_channels, side, side, device=settings.device)
-    return Prepared(
-        {name: found[name] for name in names(settings)},
-        layer.work(batch, settings.dtype.itemsize),
-        grad=grad.to(settings.dtype, memory_format=torch.channels_last),
-    )
+    inputs = random_inputs(layer, masks, settings)
+    reference = of_network(layer, inputs, "reference")
+    found = others(layer, inputs, reference) | {OURS: of_network(layer, inputs, reference=reference)}
+    return with_work(layer, {name: found[name] for name in names(settings)}, settings)
+
+
+def with_work(layer: Layer, alternatives: dict[str, Alternative], settings: Settings) -> Prepared:
+    """Adds the output's gradient and what there is to compute."""
+    grad = torch.randn(settings.batch, layer.out_channels, layer.out_side, layer.out_side, device=settings.device)
+    grad = grad.to(settings.dtype, memory_format=torch.channels_last)
+    return Prepared(alternatives, layer.flop(settings.batch), grad=grad, mask_bytes=grad[:, 0].numel())
 
 
 def names(settings: Settings) -> tuple[str, ...]:
@@ -136,7 +123,6 @@ def cases(settings: Settings) -> list[Case]:
             layer.shape(settings.batch),
             names(settings),
             functools.partial(prepare_layer, layer, size),
-            family=layer.name,
             columns={"layer": layer.name, "size": size, "batch": settings.batch},
         )
         for size in settings.sizes or ((256, 512, 1024) if settings.on_cuda else (256,))
@@ -148,19 +134,19 @@ def sums(rows: Sequence[Row]) -> list[Row]:
     """Returns rows of times summed over all layers of a size, and over the two at both ends; only those of alternatives
     and passes that were measured in every one of the layers."""
     result: list[Row] = []
-    sizes, keys = (dict.fromkeys(row[name] for row in rows) for name in ("size", "alternative"))
-    for size, group, name, which in itertools.product(sizes, SUMS, keys, (FORWARD, BOTH)):
+    sizes, alternatives = (dict.fromkeys(row[name] for row in rows) for name in ("size", "alternative"))
+    for size, group, which in itertools.product(sizes, SUMS, (FORWARD, BOTH)):
         members = SUMS[group] or [layer.name for layer in generator_layers(size)]
-        wanted = dict(size=size, alternative=name) | {"pass": which}
-        some = [row for row in rows if wanted.items() <= row.items() and row["layer"] in members and "ms" in row]
-        if len(some) == len(members):
-            times = {key: [row[key] for row in some] for key in ("ms", "eager_ms") if all(key in row for row in some)}
-            row = {"case": f"{group} {size}", "batch": some[0]["batch"], "alternative": name, "pass": which}
-            result.append(row | {key: significant(sum(values)) for key, values in times.items()})
-    own = {(row["case"], row["pass"]): row["ms"] for row in result if row["alternative"] == OURS}
-    for row in result:
-        if unit := own.get((row["case"], row["pass"])):
-            row["ratio"] = significant(row["ms"] / unit)
+        found: list[Row] = []
+        for name in alternatives:
+            wanted = {"size": size, "alternative": name, "pass": which}
+            some = [row for row in rows if wanted.items() <= row.items() and row["layer"] in members and "ms" in row]
+            if len(some) == len(members):
+                columns = {"case": f"{group} {size}", "batch": some[0]["batch"], "alternative": name, "pass": which}
+                quantities = [key for key in ("ms", "eager_ms") if key in some[0]]
+                found.append(columns | {key: significant(sum(row[key] for row in some)) for key in quantities})
+        own = [row["ms"] for row in found if row["alternative"] == OURS]
+        result += [row | ({"ratio": significant(row["ms"] / own[0])} if own else {}) for row in found]
     return result
 
 

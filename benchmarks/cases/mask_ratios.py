@@ -6,42 +6,34 @@ import functools
 
 import torch
 
-from ..measure import FORWARD, OURS, Case, Prepared, Settings
+from ..measure import FORWARD, OURS, Case, Prepared, Settings, Suite
 from .attention import GATHERED, Map
 from .generator_layers import Layer, brush_mask, generator_layers, layer_masks
-from .layers import BARE, Operands
-from .suite import Suite
+from .layers import BARE, of_network, others, random_inputs, with_work
 
 NO_HOLE = "ours, no hole"
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-LAYERS = ("Encode_1", "Encode_2", "Encode_3")
 
 
 def prepare(layer: Layer, share: float, settings: Settings) -> Prepared:
     images = torch.stack([brush_mask(settings.size, settings.size, share, 7 + i) for i in range(settings.batch)])
-    operands = Operands.random(layer, layer_masks(images)[layer.name], settings)
-    no_hole = Operands(layer, [torch.ones_like(mask) for mask in operands.masks], operands.maps, operands.weights)
-    return Prepared(
-        {
-            BARE: operands.others(None)[BARE],
-            OURS: operands.on("auto", operands.reference()),
-            NO_HOLE: no_hole.on("auto", no_hole.reference()),
-        },
-        layer.work(settings.batch, settings.dtype.itemsize),
-    )
+    inputs = random_inputs(layer, layer_masks(images)[layer.name], settings)
+    no_hole = inputs | {"input mask": torch.ones_like(inputs["input mask"])}
+    ours, ours_without = (of_network(layer, x, reference=of_network(layer, x, "reference")) for x in (inputs, no_hole))
+    return with_work(layer, {BARE: others(layer, inputs)[BARE], OURS: ours, NO_HOLE: ours_without}, settings)
 
 
 def cases(settings: Settings) -> list[Case]:
     names, found = (BARE, OURS, NO_HOLE), []
-    for layer in (layer for layer in generator_layers(settings.size) if layer.name in LAYERS):
-        shape = layer.shape(settings.batch)
+    for layer in generator_layers(settings.size)[:3]:
         for share in RATIOS:
-            options = dict(passes=(FORWARD,), family=layer.name, columns={"share": share})
+            options = dict(passes=(FORWARD,), columns={"share": share})
             run = functools.partial(prepare, layer, share)
+            shape = layer.shape(settings.batch)
             found.append(Case(f"{layer.name} {share:.0%}", "partial_conv2d", shape, names, run, **options))
     for share in RATIOS:
-        options = dict(passes=(FORWARD,), family="attention 64×64", columns={"share": share})
-        found.append(Map((1, 128, 64, 64), (share,)).case(f"attention 64×64 {share:.0%}", (OURS, GATHERED), **options))
+        name, options = f"attention 64×64 {share:.0%}", dict(passes=(FORWARD,), columns={"share": share})
+        found.append(Map((1, 128, 64, 64), (share,)).case(name, (OURS, GATHERED), **options))
     return found
 
 

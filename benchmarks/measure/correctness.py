@@ -23,7 +23,7 @@ DIFFERS = "differs from the float64 result"
 OUT_OF_MEMORY = "out of memory"
 
 
-def agrees(result: Tensor, plain: Tensor, exact: Tensor, factor: float = 2.0) -> bool:
+def agrees(result: Tensor, plain: Tensor, exact: Tensor, factor: float) -> bool:
     """Tests whether the error against the float64 result is at most `factor` times that of plain PyTorch in the same
     dtype, plus a few roundings of the largest value."""
     absolute = 4 * torch.finfo(result.dtype).eps * _largest(exact)
@@ -75,19 +75,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """Returns the first sentence of the error at the root, without the compiler's wrapping; the error's type if it says
-    nothing."""
+    nothing. Where memory ran out, it says how much was wanted."""
     while inner := getattr(error, "inner_exception", None) or error.__cause__:
         error = inner
     if is_out_of_memory(error):
-        return _out_of_memory(str(error))
+        wanted = re.search(r"ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", str(error))
+        if not wanted:
+            return OUT_OF_MEMORY
+        mib = float(wanted[1]) * 1024.0 ** (["bytes", "KiB", "MiB", "GiB", "TiB"].index(wanted[2]) - 2)
+        return f"{OUT_OF_MEMORY}: " + (f"{mib / 1024:.1f} GiB wanted" if mib >= 1024 else f"{mib:.1f} MiB wanted")
     words = re.sub(r"^raised exception \w+\(['\"]", "", str(error).strip()).splitlines() or [type(error).__name__]
     return textwrap.shorten(words[0].split(". ")[0].rstrip(".:"), 100, placeholder=" …")
-
-
-def _out_of_memory(message: str) -> str:
-    """Writes "out of memory: 16.0 GiB wanted", where the allocator says how much."""
-    found = re.search(r"ried to allocate ([\d.]+) ?(bytes|[KMGT]iB)", message)
-    if not found:
-        return OUT_OF_MEMORY
-    wanted = float(found[1]) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB"].index(found[2]) / 2**20
-    return f"{OUT_OF_MEMORY}: " + (f"{wanted / 1024:.1f} GiB wanted" if wanted >= 1024 else f"{wanted:.1f} MiB wanted")

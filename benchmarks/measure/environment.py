@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import platform
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .timing import interleave, significant
+from .timing import significant, take_turns, timed
 
 ROOT = Path(__file__).parents[2]
 #: What the benchmarks write themselves, which makes no commit dirty.
@@ -65,20 +66,18 @@ def facts(device: torch.device, precision: str = "float32") -> dict[str, object]
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
     }
     if on_cuda:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        found |= {"cuda": torch.version.cuda, "driver": _output(query).partition("\n")[0] or "unknown"}
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        found |= {"cuda": torch.version.cuda, "driver": driver.partition("\n")[0] or "unknown"}
     return found
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
-    return f"{model} {widest}".strip()
+    """Returns the processor's name and its widest vectors."""
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    found = {name.strip(): text.strip() for name, _, text in lines}
+    flags = found.get("flags", "").split()
+    widest = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
+    return f"{found.get('model name', 'CPU')} {widest}".strip()
 
 
 def _commit() -> str:
@@ -86,14 +85,13 @@ def _commit() -> str:
     without its history."""
     if named := os.environ.get("MSA_COMMIT"):
         return named
-    git = ["git", "-C", str(ROOT)]
-    head = _output([*git, "rev-parse", "--short=12", "HEAD"])
-    excluded = [f":!{path}" for path in WRITTEN]
-    changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *excluded])
+    git, excluded = ("git", "-C", str(ROOT)), [f":!{path}" for path in WRITTEN]
+    head = _output(*git, "rev-parse", "--short=12", "HEAD")
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *excluded)
     return f"{head}{'-dirty' if changed else ''}" if head else "unknown"
 
 
-def _output(command: list[str]) -> str:
+def _output(*command: str) -> str:
     """Returns what a command prints; nothing where it fails or does not exist."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -108,9 +106,12 @@ def roofs(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.randn(2**28 if device.type == "cuda" else 2**24, device=device)
     target = torch.empty_like(source)
-    timing = interleave({"product": lambda: a @ b, "copy": lambda: target.copy_(source)}, device, rounds=9)
+    runs = {"product": lambda: a @ b, "copy": lambda: target.copy_(source)}
+    clocks = {name: functools.partial(timed, run, device) for name, run in runs.items()}
+    take_turns(clocks, rounds=2)  # warms up
+    times = take_turns(clocks, rounds=9)
     # For a roof the faster runs tell more than the middle ones.
     return {
-        "tflops": significant(2 * size**3 / timing["product"].lower / 1e9),
-        "gbytes_per_s": significant(2 * source.numel() * 4 / timing["copy"].lower / 1e6),
+        "tflops": significant(2 * size**3 / times["product"].lower / 1e9),
+        "gbytes_per_s": significant(2 * source.numel() * 4 / times["copy"].lower / 1e6),
     }

@@ -4,18 +4,17 @@ At the generator's sizes an H100 computes a layer in 15 to 90 µs, while the hos
 Python, so that a host's clock shows Python. The time of a replay is what the kernels take, and what a user of CUDA
 graphs or of ``torch.compile(mode="reduce-overhead")`` gets. All calls of a graph read the same inputs, which stay in
 the device's cache where they fit: for every alternative alike. ``triton.testing.do_bench_cudagraph`` replays one
-function to its end before the next; here graphs take turns, and a capture that fails leaves the device usable.
+function to its end before the next; here graphs take turns.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
@@ -28,29 +27,19 @@ HEAD_START = 400_000
 
 
 class Graph:
-    """Holds `calls` calls of `run` in one graph, with memory of its own until `free`. Results are let go.
-
-    Raises:
-        Exception: the error of the call or of CUDA. The device can be used as before.
-    """
+    """Holds `calls` calls of `run` in one graph, with memory of its own until `free`. Results are let go."""
 
     def __init__(self, run: Callable[[], object], calls: int, device: torch.device) -> None:
         self.calls, self._device = calls, device
         self._graph = torch.cuda.CUDAGraph()
-        pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.current_stream(device)
-        first: BaseException | None = None
+        pool = torch.cuda.graph_pool_handle()
+        gc.disable()  # collecting may free device memory, which would end the capture
         try:
-            with _no_collection(), torch.cuda.graph(self._graph, pool=pool, stream=_stream(device)):
-                try:
-                    for _ in range(calls):
-                        run()
-                except BaseException as error:
-                    first = error
-                    raise
-        except BaseException as error:
-            self._graph = None
-            _recover(device, stream, pool)
-            raise first or error from None  # ending a failed capture fails too, with a message that says less
+            with torch.cuda.graph(self._graph, pool=pool, stream=_stream(device)):
+                for _ in range(calls):
+                    run()
+        finally:
+            gc.enable()
 
     def milliseconds(self) -> float:
         """Replays the graph and returns the time of one call."""
@@ -75,7 +64,7 @@ def captured(run: Callable[[], object], device: torch.device) -> Graph:
 
     Raises:
         Exception: why there can be none. A call that waits for the device is not captured, as a failed capture leaves
-            more behind than a failed call.
+            torch unable to draw random numbers or to hand back memory, so that no further case can be measured.
     """
     with torch.cuda.device(device):
         _warm_up(run, device)
@@ -92,16 +81,20 @@ def captured(run: Callable[[], object], device: torch.device) -> Graph:
 
 def _warm_up(run: Callable[[], object], device: torch.device) -> None:
     """Runs on the stream of the capture, as torch's documentation asks: the backward then runs there too, and the
-    libraries' workspaces for it do not come out of the graph's memory."""
+    libraries' workspaces for it do not come out of the graph's memory. The last call must not wait for the device."""
     stream, current = _stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
+    before = torch.cuda.get_sync_debug_mode()
     try:
         with torch.cuda.stream(stream):
             for _ in range(WARMUP - 1):
                 run()
-            with _no_synchronisation():
-                run()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the warning that the mode does not see everything
+                torch.cuda.set_sync_debug_mode("error")
+            run()
     finally:
+        torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(stream)
 
 
@@ -109,55 +102,3 @@ def _warm_up(run: Callable[[], object], device: torch.device) -> None:
 def _stream(device: torch.device) -> torch.cuda.Stream:
     """Returns one stream for all captures of a device, since libraries keep a workspace for every stream they see."""
     return torch.cuda.Stream(device)
-
-
-@contextlib.contextmanager
-def _no_synchronisation() -> Iterator[None]:
-    """Makes a call that waits for the device raise an error."""
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the warning that the mode does not see everything
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Turns Python's collector off: it may free device memory, which would end a capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _recover(device: torch.device, stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
-    """Undoes what a failed capture leaves. Torch ends a capture in the driver first, and stops where that fails: the
-    capture's stream stays the current one, the allocator still counts a capture and hands no memory back, and the
-    random number generator still expects one and refuses to draw."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    generator = torch.cuda.default_generators[index]
-
-    def close_pool() -> None:
-        # Where torch has ended it already, the first call is refused, and the graph releases the pool: the allocator
-        # counts, so it must be released once.
-        torch._C._cuda_endAllocateToPool(index, pool)
-        torch._C._cuda_releasePool(index, pool)
-
-    _stream.cache_clear()
-    steps = (
-        lambda: torch.cuda.set_stream(stream),
-        lambda: torch.cuda.synchronize(device),
-        close_pool,
-        lambda: generator.graphsafe_set_state(generator.clone_state()),
-        gc.collect,
-        torch.cuda.empty_cache,
-    )
-    for step in steps:  # each whether or not the others fail
-        with contextlib.suppress(Exception):
-            step()

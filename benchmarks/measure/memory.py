@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +14,9 @@ import torch
 from .timing import synchronize
 
 
-def peak_extra_bytes(run: Callable[[], object], device: torch.device, warm: bool = False) -> int:
+def peak_extra_bytes(run: Callable[[], object], device: torch.device) -> int:
     """Returns the peak of what torch's allocator holds during `run` beyond what it held before. The compiled kernels'
-    scratch and the result count. `warm`: it has run before."""
-    if not warm:
-        run()
+    scratch and the result count. `run` is to have run before, since a first call plans and compiles."""
     if device.type == "cuda":
         synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -49,15 +47,12 @@ def release(device: torch.device) -> None:
 @contextlib.contextmanager
 def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
     """Makes the CPU's allocator refuse what exceeds `share` of the memory that is free now. Without the limit Linux
-    promises any amount, and kills the process once it uses it. Does nothing on CUDA, or where /proc is missing."""
-    free = free_memory(device)
-    if device.type != "cpu" or free == math.inf:
+    promises any amount, and kills the process once it uses it. Does nothing on CUDA."""
+    if device.type == "cuda":
         yield
         return
-    import resource
-
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(_bytes_in("/proc/self/status", "VmData") + share * free)
+    limit = int(_bytes_in("/proc/self/status", "VmData") + share * free_memory())
     resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
     try:
         yield
@@ -65,23 +60,17 @@ def memory_limit(device: torch.device, share: float = 0.8) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def free_memory(device: torch.device) -> float:
-    """Returns bytes. On a CPU the control group's limit counts too; infinite where nothing says how many there are."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = _bytes_in("/proc/meminfo", "MemAvailable")
-    group = Path("/sys/fs/cgroup")
+def free_memory() -> int:
+    """Returns the free bytes of the machine, or what its control group leaves, if that is less."""
+    free, group = _bytes_in("/proc/meminfo", "MemAvailable"), Path("/sys/fs/cgroup")
     try:
-        allowed = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     except (OSError, ValueError):  # no control group, or "max": no limit
         return free
-    return min(free, allowed)
 
 
-def _bytes_in(file: str, name: str) -> float:
-    """Reads a line "NAME: 123 kB" of a file in /proc; infinite where there is none."""
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError:
-        return math.inf
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), math.inf)
+def _bytes_in(file: str, name: str) -> int:
+    """Reads a line "NAME: 123 kB" of a file in /proc."""
+    return next(
+        int(line.split()[1]) * 1024 for line in Path(file).read_text().splitlines() if line.startswith(f"{name}:")
+    )

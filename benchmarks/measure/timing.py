@@ -7,14 +7,15 @@ before the next, which is why the loop is written here.
 
 from __future__ import annotations
 
-import functools
-import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+
+#: Seconds after which no further round begins, except that this many rounds are made in any case.
+ROUNDS_LIMIT, ROUNDS_AT_LEAST = 15.0, 3
 
 
 class Timing(NamedTuple):
@@ -26,10 +27,7 @@ class Timing(NamedTuple):
 
 
 def timing_of(milliseconds: Sequence[float]) -> Timing:
-    if len(milliseconds) == 1:
-        return Timing(*milliseconds * 3)
-    lower, median, upper = statistics.quantiles(milliseconds, n=4, method="inclusive")
-    return Timing(median, lower, upper)
+    return Timing(*np.percentile(milliseconds, (50, 25, 75)).tolist())
 
 
 def synchronize(device: torch.device) -> None:
@@ -47,37 +45,17 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def take_turns(
-    clocks: Mapping[str, Callable[[], float]],
-    rounds: int,
-    warmup: int = 0,
-    limit: float = math.inf,
-    at_least: int = 3,
+    clocks: Mapping[str, Callable[[], float]], rounds: int, limit: float = ROUNDS_LIMIT
 ) -> dict[str, Timing]:
-    """Calls every clock once per round, in turn; a clock runs an alternative and returns the milliseconds it took.
-
-    Args:
-        warmup: rounds before the first that counts.
-        limit: seconds after which no round begins, except that `at_least` rounds count in any case.
-    """
+    """Calls every clock once per round, in turn; a clock runs an alternative and returns the milliseconds it took."""
     times: dict[str, list[float]] = {name: [] for name in clocks}
     begin = time.monotonic()
-    for number in range(warmup + rounds):
-        if number >= warmup + at_least and time.monotonic() - begin > limit:
+    for number in range(rounds):
+        if number >= ROUNDS_AT_LEAST and time.monotonic() - begin > limit:
             break
         for name, clock in clocks.items():
-            milliseconds = clock()
-            if number >= warmup:
-                times[name].append(milliseconds)
+            times[name].append(clock())
     return {name: timing_of(values) for name, values in times.items()}
-
-
-def interleave(
-    runs: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warmup: int = 2, **limits: float
-) -> dict[str, Timing]:
-    """Times functions in turns with `timed`; limits as for `take_turns`."""
-    return take_turns(
-        {name: functools.partial(timed, run, device) for name, run in runs.items()}, rounds, warmup, **limits
-    )
 
 
 def significant(value: float) -> float:

@@ -2,14 +2,13 @@
 
 A step is forward, all losses, every backward and every optimiser step, on data that is on the device already. PConv and
 Ours run on reference operators, on fused ones, and both compiled. Variants of one system start from the same weights,
-and those whose losses or gradients differ from the reference's are not reported. The loader is measured apart. Ctrl-C
-keeps what is done. Results are written to benchmarks/results/.
+and those whose losses or gradients differ from the reference's are not reported. The loader is measured apart, before
+the steps. Ctrl-C keeps what is done. Results are written to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 
 import torch
@@ -22,9 +21,9 @@ from .systems import HOLE, SYSTEMS, make_batch
 
 USUAL = {"size": 256, "batch": 6, "rounds": 5}
 QUICK = {"size": 128, "batch": 2, "rounds": 3}
-#: Seconds in which a quick run's variants must be ready; two of its six minutes are left for rounds and loader.
-QUICK_COMPILE_LIMIT = 240
-LOADER_WORKERS = 2
+#: Seconds in which the variants must be ready: no limit but for a quick run, which leaves two of its six minutes for
+#: rounds and loader.
+COMPILE_LIMIT, QUICK_COMPILE_LIMIT = 24 * 3600, 240
 #: float16 needs loss scaling, which changes what a step is.
 CHOICES = [name for name in PRECISIONS if name != "float16"]
 
@@ -42,14 +41,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--no-loader", action="store_true", help="leave the loader out, which takes half a minute")
     parser.add_argument("--no-save", action="store_true", help="print only")
+    parser.set_defaults(**(QUICK if parser.parse_args(argv).quick else USUAL))
     arguments = parser.parse_args(argv)
     for name in arguments.system or []:
         if name not in SYSTEMS:
             parser.error(options.unknown("system", name, SYSTEMS))
-    for name, value in (QUICK if arguments.quick else USUAL).items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-        elif getattr(arguments, name) < 1:
+    for name in USUAL:
+        if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     if arguments.size < 96 or arguments.size % 32:
         parser.error(f"--size must be a multiple of 32 from 96 on, got {arguments.size}")
@@ -66,47 +64,34 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
+    size, batch, quick = arguments.size, arguments.batch, arguments.quick
     device, precision = torch.device(arguments.device), PRECISIONS[arguments.precision]
-    compiled = () if arguments.no_compile else (FUSED,) if arguments.quick else (REFERENCE, FUSED)
+    compiled = () if arguments.no_compile else (FUSED,) if quick else (REFERENCE, FUSED)
     systems = [name for name in SYSTEMS if name in (arguments.system or SYSTEMS)]
     variants = [variant for name in systems for variant in variants_of(name, compiled)]
     with precision.active():
         roofs = measure.roofs(device, precision.dtype)
-    facts = measure.facts(device, arguments.precision) | {
-        "quick": arguments.quick,
-        "size": arguments.size,
-        "batch": arguments.batch,
-        "hole": list(HOLE),
-        "roofs": roofs,
-        "complete": False,
-    }
-    batch = make_batch(arguments.size, arguments.batch, device)
-    comparison = Comparison(batch, precision, arguments.rounds, QUICK_COMPILE_LIMIT if arguments.quick else math.inf)
+    facts = measure.facts(device, arguments.precision) | {"quick": quick, "size": size, "batch": batch}
+    facts |= {"hole": HOLE, "roofs": roofs, "complete": False}
+    compile_limit = QUICK_COMPILE_LIMIT if quick else COMPILE_LIMIT
+    comparison = Comparison(make_batch(size, batch, device), precision, arguments.rounds, compile_limit)
     loader_rows = []
     try:
-        comparison.run(variants)
         if not arguments.no_loader:
-            facts["loader_workers"] = LOADER_WORKERS
-            short = {"seconds": 2, "photos": 12, "masks": 6} if arguments.quick else {"seconds": 8}
-            loader_rows = _loader_rows(arguments.size, arguments.batch, **short)
+            facts["loader_workers"] = loader.WORKERS
+            loader_rows = loader.rows(size, batch, seconds=2 if quick else 8)
+        comparison.run(variants)
         facts["complete"] = True
     except KeyboardInterrupt:
         print("interrupted: the table holds what was done", file=sys.stderr)
     # An incomplete run must not replace a complete one.
-    name = "table5" + "-quick" * arguments.quick + "-incomplete" * (not facts["complete"])
+    name = "table5" + "-quick" * quick + "-incomplete" * (not facts["complete"])
     name += f"-{arguments.precision}" * (arguments.precision != "float32")
-    rows = comparison.rows(variants, roofs["tflops"]) + loader_rows
-    print(report.terminal(results.Result(name, facts, rows)))
+    rows = comparison.rows(roofs["tflops"]) + loader_rows
+    print(report.section(results.Result(name, facts, rows)))
     if not arguments.no_save:
         print("\nwritten:", results.write(name, device, facts, rows))
     return 0 if facts["complete"] else 130
-
-
-def _loader_rows(size: int, batch: int, **short: float) -> list[measure.Row]:
-    try:
-        return loader.rows(size, batch, LOADER_WORKERS, **short)
-    except (OSError, RuntimeError) as error:  # disk, shared memory, a worker: the steps' results stay
-        return [{"suite": "loader", "case": "all sources", "unavailable": measure.reason(error)}]
 
 
 if __name__ == "__main__":

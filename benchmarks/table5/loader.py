@@ -18,32 +18,31 @@ import torch
 from PIL import Image
 
 from .. import measure, model, results
+from ..tables import table
 
-TARGET = 40.0
+SIZE, BATCH, WORKERS, TARGET = 256, 6, 2, 40.0
 PHOTO, MASK = (936, 537), 512  # width and height of a Paris StreetView image; side of NVIDIA's masks
+PHOTOS, MASKS = 24, 12  # files in the folders; a batch may need more photographs
 
 
-def write_folders(root: Path, photos: int, masks: int) -> tuple[Path, Path]:
-    """Writes a folder of JPEG photographs (facades with noise, whose files are as large) and one of PNG masks."""
-    folders = root / "photos", root / "masks"
-    for folder in folders:
-        folder.mkdir()
+def write_folders(root: Path, photos: int, masks: int) -> None:
+    """Writes root/photos, JPEG files of facades with noise, which makes them as large, and root/masks, PNG files."""
     rng = np.random.default_rng(0)
+    (root / "photos").mkdir()
     for number in range(photos):
         facade = Image.fromarray(model.render_facade(PHOTO[1], number)).resize(PHOTO)
         pixels = np.asarray(facade) + rng.normal(0, 6, (PHOTO[1], PHOTO[0], 3))
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folders[0] / f"{number:04}.jpg", quality=90)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / f"photos/{number:04}.jpg", quality=90)
+    (root / "masks").mkdir()
     for number in range(masks):
         valid = model.spread_mask(MASK, MASK, (0.01, 0.6), rng)[0].numpy()
-        Image.fromarray(np.where(valid, 0, 255).astype(np.uint8)).save(folders[1] / f"{number:04}.png")
-    return folders
+        Image.fromarray(np.where(valid, 0, 255).astype(np.uint8)).save(root / f"masks/{number:04}.png")
 
 
-def rate(data: model.InpaintingData, batch: int, workers: int, seconds: float) -> float:
+def rate(data: model.InpaintingData, batch: int, seconds: float) -> float:
     """Returns the images per second of a loader whose workers run and whose buffers have been emptied."""
-    batches = iter(model.make_loader(data, model.StepSampler(len(data), batch), workers))
-    # The workers have loaded some batches before the clock starts.
-    for _ in range(4 * workers + 1):
+    batches = iter(model.make_loader(data, model.StepSampler(len(data), batch), WORKERS))
+    for _ in range(4 * WORKERS + 1):  # the workers have loaded some batches before the clock starts
         next(batches)
     start, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
@@ -51,41 +50,31 @@ def rate(data: model.InpaintingData, batch: int, workers: int, seconds: float) -
     return count / elapsed
 
 
-def rows(
-    size: int, batch: int, workers: int, seconds: float, photos: int = 48, masks: int = 24
-) -> list[dict[str, object]]:
+def rows(size: int, batch: int, seconds: float) -> list[measure.Row]:
     """Measures every source for some seconds; returns one row of results for each."""
     with tempfile.TemporaryDirectory() as folder:
-        photo_folder, mask_folder = write_folders(Path(folder), max(photos, batch), masks)
-        images = model.ImageFolder(photo_folder, size, "paris", flip=True)
+        write_folders(Path(folder), max(PHOTOS, batch), MASKS)
+        images = model.ImageFolder(Path(folder) / "photos", size, "paris", flip=True)
         sources = {
-            "facades, brush": model.InpaintingData(model.Facades(size), model.BrushMasks()),
-            "JPEG folder, brush": model.InpaintingData(images, model.BrushMasks()),
-            "JPEG folder, mask folder": model.InpaintingData(images, model.MaskFolder(mask_folder)),
+            "facades, brush": (model.Facades(size), model.BrushMasks()),
+            "JPEG folder, brush": (images, model.BrushMasks()),
+            "JPEG folder, mask folder": (images, model.MaskFolder(Path(folder) / "masks")),
         }
-        return [
-            {"suite": "loader", "case": name, "images_per_s": round(rate(data, batch, workers, seconds), 1)}
-            for name, data in sources.items()
-        ]
+        rates = {name: rate(model.InpaintingData(*source), batch, seconds) for name, source in sources.items()}
+    return [{"suite": "loader", "case": name, "images_per_s": round(found, 1)} for name, found in rates.items()]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table5.loader", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=8, help="per source (default 8)")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/loader-cpu.json")
     arguments = parser.parse_args(argv)
-    found = rows(arguments.size, arguments.batch, arguments.workers, arguments.seconds)
-    print(f"{arguments.size}x{arguments.size}, batch {arguments.batch}, {arguments.workers} workers")
-    print(f"{'source':28}{'images/s':>10}{'target':>10}")
-    for row in found:
-        print(f"{row['case']:28}{row['images_per_s']:10.1f}{TARGET:10.0f}")
+    found = rows(SIZE, BATCH, arguments.seconds)
+    print(table(["source", "images/s", "target"], ([row["case"], row["images_per_s"], TARGET] for row in found)))
     if arguments.save:
         device = torch.device("cpu")
-        settings = {"size": arguments.size, "batch": arguments.batch, "workers": arguments.workers, "target": TARGET}
-        print(results.write("loader", device, measure.facts(device) | settings, found), file=sys.stderr)
+        facts = measure.facts(device) | {"size": SIZE, "batch": BATCH, "workers": WORKERS, "target": TARGET}
+        print(results.write("loader", device, facts, found))
     return 0 if all(row["images_per_s"] >= TARGET for row in found) else 1
 
 

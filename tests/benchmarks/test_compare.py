@@ -1,10 +1,8 @@
 """Two results side by side: what is shown, what counts as a regression, what is no comparison."""
 
-import copy
-
 import pytest
 
-from benchmarks import compare, operators, results
+from benchmarks import operators, results
 
 
 def content():
@@ -55,40 +53,28 @@ def test_every_time_and_ratio_is_shown_with_its_change(run):
 
 @pytest.mark.parametrize(("ratio", "code"), [(3.7, 0), (3.6, 0), (3.59, 1), (8.0, 0)])
 @pytest.mark.parametrize("case", ["second", "sum"])
-def test_a_ratio_may_fall_to_the_share_but_not_below(run, case, ratio, code):
+def test_a_ratio_may_fall_to_the_share_but_not_below_and_times_alone_are_no_regression(run, case, ratio, code):
     old, new = content(), content()
     row(old, case, "other")["ratio"] = 4.0
-    row(new, case, "other")["ratio"] = ratio
+    row(new, case, "other").update(ratio=ratio, ms=1e6)
     result, _, errors = run(old, new, "--fail-under", "0.9")
     assert result == code
-    assert (f"layers: {case}: other, forward: ratio 4 → 3.59, 0.90 of it" in errors) == bool(code)
+    assert (f"layers: {case}: other, forward: ratio 4.0 → 3.59" in errors) == bool(code)
     assert errors.count("\n") == code
 
 
-def test_times_alone_are_no_regression(run):
+@pytest.mark.parametrize(("name", "code"), [("ours", 1), ("other", 0)])
+def test_ours_must_not_go_missing_but_others_may(run, name, code):
     new = content()
-    for one in new["rows"]:
-        one["ms"] *= 5
-    assert run(content(), new, "--fail-under", "0.9")[0] == 0
-
-
-def test_ours_must_not_go_missing_but_others_may(run):
-    def without(name):
-        new = content()
-        one = row(new, "second", name)
-        del one["ms"], one["ratio"]
-        one["unavailable"] = "no memory"
-        return new
-
-    code, out, _ = run(content(), without("other"), "--fail-under", "0.9")
-    assert code == 0
+    one = row(new, "second", name)
+    del one["ms"], one["ratio"]
+    one["unavailable"] = "no memory"
+    result, out, errors = run(content(), new, "--fail-under", "0.9")
+    assert result == code
     assert "no memory" in out
-    code, _, errors = run(content(), without("ours"), "--fail-under", "0.9")
-    assert code == 1
-    assert "layers: second: ours, forward: no memory" in errors
-    new = content()
-    new["rows"] = [one for one in new["rows"] if one["case"] != "second"]
-    assert "layers: second: ours, forward: not in the new file" in run(content(), new, "--fail-under", "0.9")[2]
+    assert ("layers: second: ours, forward: ratio 1.0 → nan" in errors) == bool(code)
+    new["rows"].remove(one)
+    assert run(content(), new, "--fail-under", "0.9")[0] == code
 
 
 @pytest.mark.parametrize(
@@ -97,25 +83,20 @@ def test_ours_must_not_go_missing_but_others_may(run):
         (lambda new: new["facts"].update(device="other CPU"), "differ in device: some CPU and other CPU"),
         (lambda new: new["facts"].update(threads=8), "differ in threads: 2 and 8"),
         (lambda new: new["facts"].update(precision="tf32"), "differ in precision: float32 and tf32"),
-        (lambda new: new["rows"].append({"suite": "attention"}), "differ in suites: layers and attention, layers"),
+        (lambda new: new["rows"].append({"suite": "a"}), "differ in suites: ['layers'] and ['a', 'layers']"),
         (lambda new: new["rows"][0].update(shape="9"), "differ in the shape of layers, first: first and 9"),
+        (lambda new: new.clear(), "new.json: is no result of these benchmarks"),
     ],
 )
 def test_what_is_no_comparison_is_refused_by_name(run, change, said):
-    new = copy.deepcopy(content())
+    new = content()
     change(new)
-    code, _, errors = run(content(), new)
+    code, _, errors = run(content(), new if new else "{}")
     assert code == 2
     assert said in errors
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("{}", "is no result of these benchmarks")])
-def test_files_of_another_kind(run, text, said):
-    code, _, errors = run(content(), text)
-    assert code == 2
-    assert f"new.json: {said}" in errors
-
-
-def test_a_file_that_is_not_there(tmp_path, capsys):
-    assert compare.main(str(tmp_path / "a.json"), str(tmp_path / "b.json"), None) == 2
+def test_files_that_cannot_be_read(run, tmp_path, capsys):
+    assert "new.json: is not JSON" in run(content(), "{")[2]
+    assert operators.main(["--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
     assert "a.json: cannot be read: No such file" in capsys.readouterr().err

@@ -6,41 +6,40 @@ import pytest
 import torch
 
 from benchmarks import cases, cuda_resources, gpu, operators, targets
-from benchmarks.measure import BOTH, FORWARD, STEP
+from benchmarks.measure import STEP
 from benchmarks.results import Result
 
-
-@pytest.mark.parametrize("part", gpu.PARTS)
-def test_every_part_is_done_in_four_minutes(part):
-    assert sum(max(gpu.STEPS[name][0] for name in together) for together in gpu.steps_of([part])) <= gpu.PART_LIMIT
+ALL_PARTS = [*gpu.PARTS, *(f"{name}-tf32" for name in gpu.PARTS)]
 
 
-def test_only_what_is_not_timed_runs_at_the_same_time():
-    for together in gpu.steps_of(gpu.PARTS):
+@pytest.mark.parametrize("part", ALL_PARTS)
+def test_every_part_is_done_in_four_minutes_and_what_is_timed_runs_alone(part):
+    steps = [{"build": gpu.named("build")}, *gpu.steps_of(part)]
+    assert sum(max(limit for limit, _ in together.values()) for together in steps) <= gpu.PART_LIMIT
+    for together in steps:
         if len(together) > 1:
-            assert [
-                name for name in together if name.partition("-")[0] not in ("tests", "memcheck", "racecheck", "compile")
-            ] == []
+            kinds = {name.partition("-")[0] for name in together}
+            assert kinds <= {"tests", "memcheck", "racecheck", "compile"}
 
 
-def chosen(step):
-    """The options and the cases of a step's command."""
-    arguments = operators.parser().parse_args(gpu.STEPS[step][1][3:])
+def chosen(command):
+    """The options and the cases of a command of benchmarks.operators."""
+    arguments = operators.parser().parse_args(command[3:])
     return arguments, cases.select(operators.settings_of(arguments), arguments.suite, cases=arguments.case)
 
 
-def is_operators(step):
-    return "benchmarks.operators" in gpu.STEPS[step][1]
+def commands(part):
+    return {name: command for together in gpu.steps_of(part) for name, (_, command) in together.items()}
 
 
 def test_every_step_is_in_a_part_and_knows_its_options(monkeypatch):
     from benchmarks.table5 import __main__ as table5
 
-    assert {name for together in gpu.steps_of(gpu.PARTS) for name in together} == set(gpu.STEPS)
+    assert {"build", *(name for part in gpu.PARTS for name in commands(part))} == set(gpu.COMMANDS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for step, (_, command) in gpu.STEPS.items():
-        if is_operators(step):
-            arguments, found = chosen(step)
+    for command in (command for part in ALL_PARTS for command in commands(part).values()):
+        if "benchmarks.operators" in command:
+            arguments, found = chosen(command)
             assert set(found) == set(arguments.suite)
             names = {name for some in found.values() for case in some for name in case.alternatives}
             assert any((arguments.compile_only or "") in name for name in names)
@@ -48,23 +47,19 @@ def test_every_step_is_in_a_part_and_knows_its_options(monkeypatch):
             assert table5.parse(command[3:]).device == "cuda"
 
 
-@pytest.mark.parametrize("end", ["", "-tf32"])
-def test_what_the_targets_need_is_measured_and_compiled_before(end):
+def test_what_the_targets_need_is_measured_and_compiled_before():
     """Every target finds its rows, and every alternative that compiles has a step that compiles it."""
     compiled, rows = set(), []
-    for step in (f"{name}{end}" for part in ("compile", "targets", "stage", "training") for name in _steps(part)):
-        if not is_operators(step) or step.startswith("networks"):
-            continue
-        arguments, found = chosen(step)
-        for suite, some in found.items():
-            for case in some:
-                wanted = [name for name in case.alternatives if (arguments.compile_only or "") in name]
-                if arguments.compile_only:
-                    compiled |= {(suite, case.name, name) for name in wanted}
-                    continue
-                columns = {"suite": suite, "case": case.name, "tflops": 1.0, "extra_mib": 1.0, "ms": 1.0, "ratio": 1.0}
-                for which in case.passes:
-                    rows += [columns | dict(case.columns) | {"alternative": n, "pass": which} for n in wanted]
+    steps = {name: one for part in ("compile", "targets", "stage") for name, one in commands(part).items()}
+    for arguments, found in map(chosen, steps.values()):
+        for suite, case in ((suite, case) for suite, some in found.items() for case in some):
+            wanted = [name for name in case.alternatives if (arguments.compile_only or "") in name]
+            if arguments.compile_only:
+                compiled |= {(suite, case.name, name) for name in wanted}
+                continue
+            columns = {"suite": suite, "case": case.name, "tflops": 1.0, "extra_mib": 1.0, "ms": 1.0, "ratio": 1.0}
+            for which in case.passes:
+                rows += [columns | dict(case.columns) | {"alternative": n, "pass": which} for n in wanted]
     slow = {(row["suite"], row["case"], row["alternative"]) for row in rows}
     assert {key for key in slow if "compiled" in key[2] or "Flex" in key[2]} == compiled
     assert len(compiled) == 16 + 2 + 2
@@ -78,22 +73,16 @@ def test_what_the_targets_need_is_measured_and_compiled_before(end):
     found = targets.rows([Result("a", facts, rows + sums + steps)])
     missing = [row["what"] for row in found if row["precision"] == "bfloat16" and "value" not in row]
     assert all("half holes" in what for what in missing)  # which is a part of its own, attention
-    assert {row["pass"] for row in sums} == {FORWARD, BOTH}
 
 
-def _steps(part):
-    return [name for together in gpu.steps_of([part])[1:] for name in together]
-
-
-def test_steps_that_run_together_keep_their_outcomes(tmp_path, monkeypatch, capsys):
+def test_steps_that_run_together_keep_their_outcomes(tmp_path, capsys):
     commands = {
         "good": (60, [sys.executable, "-c", "print('well')"]),
         "bad": (60, [sys.executable, "-c", "import sys; sys.exit('ill')"]),
         "slow": (1, [sys.executable, "-c", "import time; time.sleep(60)"]),
         "missing": (60, ["/nowhere/to/be/found"]),
     }
-    monkeypatch.setattr(gpu, "STEPS", commands)
-    outcomes = {name: outcome for name, (outcome, _) in gpu.run_together(tuple(commands), tmp_path).items()}
+    outcomes = {name: outcome for name, (outcome, _) in gpu.run_together(commands, tmp_path).items()}
     assert outcomes == {
         "good": "ok",
         "bad": "failed (exit 1)",
@@ -104,10 +93,10 @@ def test_steps_that_run_together_keep_their_outcomes(tmp_path, monkeypatch, caps
     assert (tmp_path / "bad.log").read_text() == "ill\n"
 
 
-@pytest.mark.parametrize("option", ["--only", "--part"])
-def test_unknown_steps_and_parts_are_named(option, capsys):
+@pytest.mark.parametrize("part", ["tables5", "table5-float8"])
+def test_an_unknown_part_is_named(part, capsys):
     with pytest.raises(SystemExit):
-        gpu.main([option, "tables5"])
+        gpu.main(["--part", part])
     assert "(did you mean 'table5'?); known are " in capsys.readouterr().err
 
 
@@ -118,7 +107,5 @@ ptxas info    : Used 32 registers, used 0 barriers
 ptxas info    : Compiling entry function '_Z1bv' for 'sm_80'
     8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
 ptxas info    : Used 255 registers"""
-    assert cuda_resources.kernels(log) == [
-        {"name": "_Z1av", "registers": 32, "stack": 0, "spill": 0},
-        {"name": "_Z1bv", "registers": 255, "stack": 8, "spill": 8},
-    ]
+    text = "2 kernels, at most 255 registers, 1 with a stack frame, 1 spill"
+    assert cuda_resources.summary(log) == (text, ["_Z1bv"])

@@ -1,6 +1,5 @@
 """The measuring: alternatives of known cost take turns, wrong results are not reported, memory that runs out is."""
 
-import dataclasses
 import json
 import resource
 import subprocess
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks import measure as m
-from benchmarks.measure import environment
-from benchmarks.options import unknown
+from benchmarks.measure import environment, memory
 from msa_ops import shift_attention
 
 CPU = torch.device("cpu")
@@ -29,10 +27,14 @@ def sleeper(seconds, log=None):
     return m.Alternative(run)
 
 
-def measured(alternatives, work=None, settings=SETTINGS, **options):
+def case(prepare, passes=(m.FORWARD,), **options):
+    return m.Case("name", "operator", "1×1", (m.OURS,), prepare, passes, **options)
+
+
+def measured(alternatives, **options):
     """The rows of the forward, by alternative."""
-    prepared = m.Prepared(alternatives, {m.FORWARD: work} if work else {}, **options)
-    return {row["alternative"]: row for row in m.measure_prepared(prepared, (m.FORWARD,), settings)}
+    rows = m.measure_case(case(lambda _: m.Prepared(alternatives, **options)), SETTINGS)
+    return {row["alternative"]: row for row in rows}
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------
@@ -51,29 +53,26 @@ def test_alternatives_take_turns_and_their_times_are_the_medians_of_what_they_to
         assert not {"tflops", "roof_share", "flop"} & row.keys()
 
 
-def test_quartiles():
+def test_quartiles_and_rounds_that_end_early_when_time_is_over():
     assert m.timing_of([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 2.0, 4.0)
     assert m.timing_of([7.0]) == (7.0, 7.0, 7.0)
-
-
-def test_warm_up_rounds_do_not_count_and_rounds_end_early_when_time_is_over():
     times = iter(range(100))
-    timing = m.take_turns({"a": lambda: next(times)}, rounds=50, warmup=2, limit=0.0, at_least=3)
-    assert timing["a"].median == 3  # of 2, 3, 4
-    assert next(times) == 5
+    assert m.take_turns({"a": lambda: next(times)}, rounds=50, limit=0.0)["a"].median == 1  # of 0, 1, 2
+    assert next(times) == 3
 
 
-@pytest.mark.parametrize(("flop", "moved", "roof"), [(10**9, 10**6, 2.0), (10**9, 10**9, 0.1)])
-def test_rates_are_of_counted_work_and_the_roof_is_that_of_products_or_of_bandwidth(flop, moved, roof):
-    row = measured({m.OURS: sleeper(0.01)}, m.Work(flop, moved))[m.OURS]
-    assert (row["flop"], row["bytes"]) == (flop, moved)
+@pytest.mark.parametrize(("flop", "numbers", "roof"), [(10**9, 10, 2.0), (10**6, 10**6, 100 * 10**6 / 8e6 / 1e3)])
+def test_rates_are_of_counted_work_and_the_roof_is_that_of_products_or_of_bandwidth(flop, numbers, roof):
+    ours = m.Alternative(lambda x: time.sleep(0.01) or x, {"x": torch.ones(numbers)})
+    row = measured({m.OURS: ours}, flop={m.FORWARD: flop}, grad=torch.ones(numbers))[m.OURS]
+    assert (row["flop"], row["bytes"]) == (flop, 2 * 4 * numbers)
     assert row["tflops"] == pytest.approx(flop / (row["ms"] * 1e-3) / 1e12, rel=1e-3)
     assert row["roof_share"] == pytest.approx(row["tflops"] / roof, rel=2e-3)
 
 
 def test_roofs_are_those_of_the_faster_quarter_of_the_runs(monkeypatch):
     timing = {"product": m.Timing(2.0, 1.0, 3.0), "copy": m.Timing(4.0, 2.0, 5.0)}
-    monkeypatch.setattr(environment, "interleave", lambda runs, device, rounds: timing)
+    monkeypatch.setattr(environment, "take_turns", lambda clocks, rounds: timing)
     found = m.roofs(CPU, torch.float32)
     assert found["tflops"] == pytest.approx(2 * 1536**3 / 1e-3 / 1e12, rel=1e-3)
     assert found["gbytes_per_s"] == pytest.approx(2 * 4 * 2**24 / 2e-3 / 1e9, rel=1e-3)
@@ -102,12 +101,12 @@ def test_extra_memory_has_the_scratch_of_compiled_kernels():
 def test_memory_that_is_not_there_is_refused_instead_of_promised():
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with m.memory_limit(CPU, share=0.05), pytest.raises(RuntimeError) as raised:
-        torch.empty(int(0.5 * m.free_memory(CPU)), dtype=torch.uint8)
+        torch.empty(int(0.5 * memory.free_memory()), dtype=torch.uint8)
     assert m.is_out_of_memory(raised.value)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def too_much():
+def too_much(*_):
     return torch.empty(2**50, dtype=torch.uint8)
 
 
@@ -130,33 +129,19 @@ def test_an_alternative_without_memory_is_recorded_and_the_others_run(run, wante
     assert rows[m.OURS]["ratio"] == 1
 
 
-def case(prepare, **options):
-    return m.Case("name", "operator", "1×1", (m.OURS,), prepare, **options)
-
-
-def test_a_case_without_memory_for_its_own_tensors_is_recorded():
-    (row,) = m.measure_case(case(lambda settings: too_much(), passes=(m.FORWARD,), columns={"side": 1}), SETTINGS)
+def test_a_case_without_memory_for_its_own_tensors_is_recorded_and_a_bug_is_not_taken_for_that():
+    (row,) = m.measure_case(case(too_much, columns={"side": 1}), SETTINGS)
     names = {"case": "name", "operator": "operator", "shape": "1×1", "side": 1, "alternative": m.OURS}
     assert row == names | {"pass": m.FORWARD, "unavailable": "out of memory: 1048576.0 GiB wanted"}
-
-
-def test_a_bug_in_a_case_is_not_taken_for_a_want_of_memory():
-    def prepare(settings):
-        raise KeyError("out of luck")
-
     with pytest.raises(KeyError):
-        m.measure_case(case(prepare), SETTINGS)
+        m.measure_case(case(lambda settings: {}["out of luck"]), SETTINGS)
 
 
 # ---- the check -------------------------------------------------------------------------------------------------------
 
 
-def off_by(error):
-    return lambda: EXACT.float() + error
-
-
-#: Rounded to float32, the reference errs as plain PyTorch does.
-REFERENCE = m.Reference(m.Alternative(off_by(0)), m.Alternative(lambda: EXACT))
+def identity(x):
+    return x.clone()
 
 
 @pytest.mark.parametrize(
@@ -164,56 +149,42 @@ REFERENCE = m.Reference(m.Alternative(off_by(0)), m.Alternative(lambda: EXACT))
     [(1e-7, True, True), (1e-5, True, False), (1e-5, False, True), (1e-2, False, False), (torch.nan, False, False)],
 )
 def test_only_what_agrees_is_reported(error, is_strict, is_reported):
-    row = measured({m.OURS: m.Alternative(off_by(error), {}, REFERENCE, is_strict)})[m.OURS]
+    inputs = {"x": EXACT.float()}
+    ours = m.Alternative(lambda x: x + error, inputs, m.Alternative(identity, inputs), is_strict=is_strict)
+    row = measured({m.OURS: ours})[m.OURS]
     assert ("ms" in row) == is_reported
     assert row.get("unavailable") == (None if is_reported else m.DIFFERS)
 
 
-def test_only_the_part_of_an_output_is_compared_that_the_reference_has():
-    def wrong_at_the_end():
-        return torch.cat([EXACT.float(), torch.full((3,), 9.0)])
-
-    for part, is_reported in ((lambda output: output[:50], True), (lambda output: output[3:], False)):
-        reference = dataclasses.replace(REFERENCE, part=part)
-        row = measured({m.OURS: m.Alternative(wrong_at_the_end, {}, reference)})[m.OURS]
-        assert ("ms" in row) == is_reported
-
-
-def differentiable(scale=1.0, gradient_scale=1.0):
-    """Twice its leaf, in float32, with a reference; with a wrong result or a wrong gradient on request."""
-    leaf = torch.ones(4, requires_grad=True)
-    double = leaf.detach().double().requires_grad_()
-    reference = m.Reference(
-        m.Alternative(lambda: 2 * leaf, {"x": leaf}), m.Alternative(lambda: 2 * double, {"x": double})
-    )
-
-    def run():
-        return scale * (2 * gradient_scale * leaf + (2 - 2 * gradient_scale) * leaf.detach())
-
-    return m.Alternative(run, {"x": leaf}, reference)
+@pytest.mark.parametrize(("part", "is_reported"), [(slice(0, 40), True), (slice(10, 50), False)])
+def test_only_the_part_of_an_output_is_compared_that_the_reference_has(part, is_reported):
+    inputs = {"x": EXACT.float()}
+    reference = m.Alternative(lambda x: x[part].clone(), inputs, part=lambda output: output[part])
+    wrong_at_the_end = m.Alternative(lambda x: torch.cat([x[:45], torch.full((5,), 9.0)]), inputs, reference)
+    assert ("ms" in measured({m.OURS: wrong_at_the_end})[m.OURS]) == is_reported
 
 
 def test_a_difference_in_one_pass_leaves_no_figure_in_any():
-    alternatives = {
-        m.OURS: differentiable(),
-        "wrong": differentiable(scale=1.001),
-        "wrong gradient": differentiable(gradient_scale=1.001),
+    inputs = {"x": torch.ones(4, requires_grad=True)}
+    reference = m.Alternative(lambda x: 2 * x, inputs)
+    functions = {
+        m.OURS: lambda x: x + x,
+        "wrong": lambda x: 2.002 * x,
+        "wrong gradient": lambda x: 2.002 * x - 0.002 * x.detach(),
     }
+    alternatives = {name: m.Alternative(function, inputs, reference) for name, function in functions.items()}
     prepared = m.Prepared(alternatives, grad=torch.ones(4))
-    rows = m.measure_prepared(prepared, (m.FORWARD, m.BOTH), SETTINGS)
-    assert [(row["alternative"], row["pass"]) for row in rows] == [
-        (name, which) for name in alternatives for which in (m.FORWARD, m.BOTH)
-    ]
-    assert {row["alternative"] for row in rows if "ms" in row} == {m.OURS}
-    assert sum("ms" in row for row in rows) == 2
+    rows = m.measure_case(case(lambda _: prepared, (m.FORWARD, m.BOTH)), SETTINGS)
+    names = [(row["alternative"], row["pass"]) for row in rows]
+    assert names == [(name, which) for name in alternatives for which in (m.FORWARD, m.BOTH)]
+    assert [row["alternative"] for row in rows if "ms" in row] == [m.OURS] * 2
 
 
-def test_a_first_call_that_takes_too_long_is_refused_by_the_settings_limit_or_the_cases_own():
+def test_a_first_call_that_takes_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(m.Settings, "first_call_limit", 0.1)
     begin = time.monotonic()
-    assert m.first_call(lambda: time.sleep(60), lambda _: True, 0.1, CPU) == "not ready after 0 s"
+    assert measured({m.OURS: sleeper(60)})[m.OURS]["unavailable"] == "not ready after 0 s"
     assert time.monotonic() - begin < 30
-    for limit, is_ready in ((0.01, False), (30.0, True), (None, True)):
-        assert ("ms" in measured({m.OURS: sleeper(0.05)}, first_call_limit=limit)[m.OURS]) == is_ready
 
 
 def test_the_reason_is_the_root_of_what_the_compiler_wraps():
@@ -229,19 +200,13 @@ def test_the_reason_is_the_root_of_what_the_compiler_wraps():
     assert len(m.reason(RuntimeError("word " * 100))) <= 100
 
 
-def test_alternatives_left_out_are_named_with_the_reason_and_without_the_baseline_there_are_no_ratios():
-    prepared = m.Prepared({m.OURS: sleeper(0), "other": sleeper(0)})
-    prepared.leave_out({m.OURS: "this torch lacks it"})
-    rows = {row["alternative"]: row for row in m.measure_prepared(prepared, (m.FORWARD,), SETTINGS)}
-    assert rows[m.OURS]["unavailable"] == "this torch lacks it"
+def test_an_alternative_left_out_is_named_with_the_reason_and_without_the_baseline_there_are_no_ratios():
+    rows = measured({m.OURS: sleeper(0), "other": sleeper(0)}, unavailable={m.OURS: "why"}, columns={"size": 3})
+    assert rows[m.OURS]["unavailable"] == "why"
     assert "ms" in rows["other"]
     assert "ratio" not in rows["other"]
-
-
-def test_rows_are_plain_json():
-    rows = [*measured({m.OURS: sleeper(0)}, m.Work(10, 10), columns={"size": 3}).values()]
+    assert rows["other"]["size"] == 3
     assert json.loads(json.dumps(rows)) == rows
-    assert rows[0]["size"] == 3
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------
@@ -279,10 +244,3 @@ def test_tf32_is_on_in_its_precision_alone():
         with precision.active():
             assert [switch.allow_tf32 for switch in switches] == [name == "tf32"] * 2
         assert [switch.allow_tf32 for switch in switches] == before
-
-
-def test_an_unknown_name_is_met_with_the_nearest_and_all_the_others():
-    assert unknown("suite", "layer", ["layers", "attention"]) == (
-        "unknown suite 'layer' (did you mean 'layers'?); known are layers, attention"
-    )
-    assert unknown("suite", "xyz", ["layers", "attention"]) == "unknown suite 'xyz'; known are layers, attention"

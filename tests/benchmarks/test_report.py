@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import random
 import re
@@ -11,6 +12,7 @@ import torch
 
 from benchmarks import cases, plots, report, results, tables, targets
 from benchmarks import measure as m
+from benchmarks.cases import layers
 from benchmarks.results import Result
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -21,44 +23,31 @@ def a_result(device="cpu", name="operators-cpu", **facts):
     draw = random.Random(name)
     value = lambda: float(f"{draw.uniform(1, 99):.4g}")  # noqa: E731
     settings, rows = m.Settings(torch.device(device), torch.float32), []
-    for suite, some in cases.select(settings).items():
-        own = []
-        for case in some:
-            columns = {"case": case.name, "operator": case.operator, "shape": case.shape, **case.columns}
-            for one in case.alternatives:
-                for which in case.passes:
-                    row = columns | {
-                        "alternative": one,
-                        "pass": which,
-                        "ms": value(),
-                        "lower_ms": 1.0,
-                        "upper_ms": 100.0,
-                    }
-                    row |= {"extra_mib": value(), "tflops": value() / 100, "roof_share": value() / 100}
-                    row |= {"flop": draw.randrange(10**8, 10**10), "bytes": 10**7}
-                    graph = one != "gathered" and which != m.STEP
-                    more = {"graph": graph, "eager_ms": 3 * row["ms"] if graph else row["ms"]}
-                    own.append(row | (more if device == "cuda" else {}))
-            for row in own[-len(case.alternatives) * len(case.passes) :]:
-                baseline = "phases" if suite == "upcat-rule" else m.OURS
-                unit = next(
-                    r
-                    for r in own
-                    if [r[k] for k in ("case", "pass", "alternative")] == [case.name, row["pass"], baseline]
-                )
-                row["ratio"] = row["ms"] / unit["ms"]
-        rows += [{"suite": suite, **row} for row in [*own, *cases.SUITES[suite].totals(own)]]
-    words = {suite: {"title": one.title, "about": one.about} for suite, one in cases.SUITES.items()}
-    usual = {
-        "device": f"some {device.upper()}",
-        "device_kind": device,
-        "precision": "float32",
-        "threads": 2,
-        "torch": "2",
-    }
-    usual |= {"commit": "abc", "command": "x", "roofs": {"tflops": 1.5, "gbytes_per_s": 200.0}, "suites": words}
+    for suite, case in ((suite, case) for suite, some in cases.select(settings).items() for case in some):
+        where = {"suite": suite, "case": case.name, "operator": case.operator, "shape": case.shape, **case.columns}
+        unit = {}
+        for one, which in itertools.product(case.alternatives, case.passes):
+            row = where | {"alternative": one, "pass": which, "ms": value(), "lower_ms": 1.0, "upper_ms": 100.0}
+            row |= {"extra_mib": value(), "tflops": value() / 100, "roof_share": value() / 100}
+            row |= {"flop": draw.randrange(10**8, 10**10), "bytes": 10**7}
+            graph = one != "gathered" and which != m.STEP
+            if device == "cuda":
+                row |= {"graph": graph, "eager_ms": 3 * row["ms"] if graph else row["ms"]}
+            rows.append(row)
+            if one == baseline_of(suite):
+                unit[which] = row["ms"]
+        for row in rows[-len(case.alternatives) * len(case.passes) :]:
+            row["ratio"] = row["ms"] / unit[row["pass"]]
+    rows += [{"suite": "layers"} | row for row in layers.sums([row for row in rows if row["suite"] == "layers"])]
+    usual = {"device": f"some {device.upper()}", "device_kind": device, "precision": "float32", "threads": 2}
+    usual |= {"torch": "2", "commit": "abc", "command": "x", "roofs": {"tflops": 1.5, "gbytes_per_s": 200.0}}
+    usual |= {"suites": {suite: {"title": one.title, "about": one.about} for suite, one in cases.SUITES.items()}}
     usual |= {"cuda": "13", "driver": "1"} if device == "cuda" else {}
     return json_round(Result(name, usual | facts, rows))
+
+
+def baseline_of(suite):
+    return "phases" if suite == "upcat-rule" else m.OURS
 
 
 def json_round(result):
@@ -96,7 +85,7 @@ def shows(cell, value):
 @pytest.mark.parametrize("suite", cases.SUITES)
 def test_the_table_of_ratios_has_the_baselines_time_over_every_others(cpu, suite):
     rows = cpu.find(suite=suite)
-    baseline = "phases" if suite == "upcat-rule" else m.OURS
+    baseline = baseline_of(suite)
     assert tables.baseline_of(rows) == baseline
     text = tables.ratio_table(rows)
     header = [cell.strip("| ") for cell in text.splitlines()[0].split(" | ")]
@@ -156,6 +145,7 @@ def test_digits_are_written_out(value, count, shown):
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 SIXTEEN = "16 partial convolutions, forward, against bare `F.conv2d` on ready inputs"
+SHARE = "attention stage, batch 1, forward, of the"
 
 
 def result(rows, name="a", kind="cpu", device="some CPU", precision="float32", **facts):
@@ -166,10 +156,9 @@ def result(rows, name="a", kind="cpu", device="some CPU", precision="float32", *
     return Result(name, where | facts, rows)
 
 
-def layers(ours, bare=1.0, **options):
+def sixteen(ours, bare=1.0):
     names = {m.OURS: ours, "bare conv": bare}
-    rows = [("layers", "16 layers 256", n, w, {"ms": ms}) for n, ms in names.items() for w in (m.FORWARD, m.BOTH)]
-    return result(rows, **options)
+    return [("layers", "16 layers 256", n, w, {"ms": ms}) for n, ms in names.items() for w in (m.FORWARD, m.BOTH)]
 
 
 def row(what, *found, kind="cpu", precision=None):
@@ -177,27 +166,81 @@ def row(what, *found, kind="cpu", precision=None):
     return next(r for r in rows if precision in (None, r["precision"]))
 
 
-@pytest.mark.parametrize(("ms", "met"), [(0.799, True), (0.8, True), (0.801, False)])
-def test_a_bound_from_above(ms, met):
-    wanted = {"what": SIXTEEN, "target": "≤ 0.8", "value": ms, "met": met, "file": "a"}
-    assert row(SIXTEEN, layers(ms)).items() >= wanted.items()
+BEST, INFERENCE, TRAINING = "attention stage, batch 1, forward, best", "generator, batch 1", "training step"
+STAGE, IMAGE = ("attention", "64×64 30%"), ("generator", "whole 256")
+PLAIN, GRAPHS = "reference, compiled", "reference, compiled, reduce-overhead"
+WHOLE = {"quick": False, "complete": True}
 
 
-@pytest.mark.parametrize(("rate", "met"), [(0.199, False), (0.2, True)])
-def test_a_bound_from_below_in_percent_of_the_matrix_product(rate, met):
-    found = result([("attention", "64×64 30%", m.OURS, m.FORWARD, {"tflops": rate})])
-    share = row("attention stage, batch 1, forward, of the", found)
-    assert (share["value"], share["met"], share["target"]) == (rate / 0.5, met, "≥ 40 %")
+def rows_of(where, which, quantity, **values):
+    """Rows of one case by alternative; a text says why there is no value."""
+    shown = lambda value: {"unavailable" if isinstance(value, str) else quantity: value}  # noqa: E731
+    return [(*where, name.replace("_", " "), which, shown(value)) for name, value in values.items()]
+
+
+def image(batch=1, **others):
+    rows = rows_of(IMAGE, m.FORWARD, "ms", ours=2.0, reference=3.0, **others)
+    return [(*row[:4], row[4] | {"batch": batch}) for row in rows]
+
+
+def steps(fused):
+    ours = rows_of(("table5", "ours"), m.STEP, "ms", reference=9.0, fused=fused)
+    return ours + rows_of(("table5", "pconv"), m.STEP, "ms", reference=4.0)
+
+
+@pytest.mark.parametrize(
+    ("what", "rows", "facts", "wanted"),
+    [
+        (SIXTEEN, sixteen(0.799), {}, {"value": 0.799, "met": True, "target": "≤ 0.8", "file": "a"}),
+        (SIXTEEN, sixteen(0.8), {}, {"value": 0.8, "met": True}),
+        (SIXTEEN, sixteen(0.801), {}, {"value": 0.801, "met": False}),
+        (
+            SHARE,
+            rows_of(STAGE, m.FORWARD, "tflops", ours=0.199),
+            {},
+            {"value": 0.398, "met": False, "target": "≥ 40 %"},
+        ),
+        (SHARE, rows_of(STAGE, m.FORWARD, "tflops", ours=0.2), {}, {"value": 0.4, "met": True}),
+        (BEST, rows_of(STAGE, m.FORWARD, "ratio", ours=1.0, SDPA=2.9, dense=9.0, flex="why"), {}, {"value": 2.9}),
+        (BEST, rows_of(STAGE, m.FORWARD, "ratio", ours=1.0, SDPA="why"), {}, {"unavailable": "SDPA: why"}),
+        (INFERENCE, image(**{PLAIN: 8.0, GRAPHS: 5.0}), {}, {"value": 2.5}),
+        (INFERENCE, image(**{PLAIN: 8.0, GRAPHS: "why"}), {}, {"value": 4.0}),
+        (INFERENCE, image(**{PLAIN: "why"}), {}, {"unavailable": f"{PLAIN}: why"}),
+        (INFERENCE, image(batch=2, **{PLAIN: 8.0}), {}, {}),
+        (INFERENCE, image(), {}, {}),
+        ("1024×1024", rows_of(("memory", "x"), m.FORWARD, "extra_mib", ours=3584.0), {}, {"value": 3.5, "met": False}),
+        (TRAINING, steps(3.0), WHOLE, {"value": 0.75}),
+        (TRAINING, steps("why"), WHOLE, {"unavailable": "fused: why"}),
+        (TRAINING, steps(3.0), WHOLE | {"quick": True}, {}),
+        (TRAINING, steps(3.0), WHOLE | {"complete": False}, {}),
+    ],
+)
+def test_a_targets_value(what, rows, facts, wanted):
+    found = row(what, result(rows, **facts))
+    assert found.items() >= wanted.items()
+    assert ("value" in found, "unavailable" in found) == ("value" in wanted, "unavailable" in wanted)
+
+
+def test_growth_is_of_ours_and_large_holes_are_of_the_three_layers_summed():
+    rows = [("attention", c, m.OURS, m.BOTH, {"ms": ms}) for c, ms in (("64×64", 10.0), ("128×128", 151.0))]
+    assert row("hole attention, forward + backward, growth of time", result(rows))["value"] == 15.1
+    rows = []
+    for i, share in itertools.product((1, 2, 3), ("50%", "60%")):
+        where = ("mask-ratios", f"Encode_{i} {share}")
+        ours = 9.0 if (i, share) == (3, "60%") else 1.0 * i
+        rows += rows_of(where, m.FORWARD, "ms", **{m.OURS: ours, "ours, no hole": 2.0 * i})
+    assert row("50-60 % hole", result(rows))["value"] == pytest.approx((1 + 2 + 3 + 1 + 2 + 9) / 24)
+    assert "value" not in row("50-60 % hole", result(rows[2:]))
 
 
 def test_a_gpus_bounds_are_its_own_and_devices_and_precisions_are_kept_apart():
     on_gpu = dict(kind="cuda", device=H100, precision="bfloat16")
     found = [
-        layers(0.85, name="operators-cpu"),
-        layers(0.86, name="operators-bfloat16", **on_gpu),
-        layers(0.95, name="operators-tf32", **on_gpu | {"precision": "tf32"}),
-        layers(0.11, name="operators-float16", **on_gpu | {"precision": "float16"}),
-        layers(0.77, name="operators-h200", **on_gpu | {"device": "NVIDIA H200"}),
+        result(sixteen(0.85), name="operators-cpu"),
+        result(sixteen(0.86), name="operators-bfloat16", **on_gpu),
+        result(sixteen(0.95), name="operators-tf32", **on_gpu | {"precision": "tf32"}),
+        result(sixteen(0.11), name="operators-float16", **on_gpu | {"precision": "float16"}),
+        result(sixteen(0.77), name="operators-h200", **on_gpu | {"device": "NVIDIA H200"}),
     ]
     rows = {(r["device"], r["precision"]): r for r in targets.rows(found) if r["what"] == SIXTEEN}
     assert {key: (r.get("value"), r.get("met")) for key, r in rows.items()} == {
@@ -220,73 +263,17 @@ def test_the_operators_result_comes_first_then_others_by_name_and_those_with_a_r
             ("layers", "16 layers 256", "bare conv", m.FORWARD, {"ms": 1.0}),
         ]
     )
-    assert row(SIXTEEN, layers(0.2, name="b"), layers(0.3, name="c"), without)["file"] == "b"
-    assert row(SIXTEEN, layers(0.2, name="b"), layers(0.4, name="operators-x"))["value"] == 0.4
+    assert row(SIXTEEN, result(sixteen(0.2), name="b"), result(sixteen(0.3), name="c"), without)["file"] == "b"
+    assert row(SIXTEEN, result(sixteen(0.2), name="b"), result(sixteen(0.4), name="operators-x"))["value"] == 0.4
     found = row(SIXTEEN, without)
     assert (found["unavailable"], found["file"]) == (f"{m.OURS}: why", "a")
     assert not {"met", "value"} & found.keys()
     assert not {"met", "value", "file"} & row(SIXTEEN, kind="cuda").keys()
 
 
-def test_the_best_of_the_others_is_the_one_with_the_smallest_ratio():
-    where = ("attention", "64×64 30%")
-    rows = [(*where, m.OURS, m.FORWARD, {"ratio": 1.0}), (*where, "SDPA", m.FORWARD, {"ratio": 2.9})]
-    rows += [(*where, "dense", m.FORWARD, {"ratio": 9.0}), (*where, "SDPA", m.BOTH, {"unavailable": "no backward"})]
-    found = row("attention stage, batch 1, forward, best", result(rows))
-    assert (found["value"], found["met"], found["target"]) == (2.9, False, "≥ 3")
-    assert row("attention stage, batch 1, forward + backward, best", result(rows))["unavailable"] == "SDPA: no backward"
-
-
-def test_large_holes_are_of_the_three_layers_summed():
-    names = {m.OURS: 1, "ours, no hole": 2}
-    rows = [
-        ("mask-ratios", f"Encode_{i} {share}", name, m.FORWARD, {"ms": float(i * times)})
-        for i in (1, 2, 3)
-        for share in ("50%", "60%")
-        for name, times in names.items()
-    ]
-    rows[-2:] = [(*rows[-2][:4], {"ms": 9.0}), (*rows[-1][:4], {"ms": 6.0})]
-    assert row("50-60 % hole", result(rows))["value"] == pytest.approx((1 + 2 + 3 + 1 + 2 + 9) / 24)
-    assert "value" not in row("50-60 % hole", result(rows[2:]))
-
-
-def test_inference_is_of_one_image_against_the_faster_of_what_is_compiled():
-    def generator(batch=1, **others):
-        times = {"ours": {"ms": 2.0}, "reference": {"ms": 3.0}, **others}
-        rows = [("generator", "whole 256", n, m.FORWARD, columns | {"batch": batch}) for n, columns in times.items()]
-        return row("generator, batch 1", result(rows))
-
-    plain, graphs = "reference, compiled", "reference, compiled, reduce-overhead"
-    assert generator(**{plain: {"ms": 8.0}, graphs: {"ms": 5.0}})["value"] == 2.5
-    assert "value" not in generator(batch=2, **{plain: {"ms": 8.0}})
-    assert "value" not in generator()
-    assert generator(**{plain: {"ms": 8.0}, graphs: {"unavailable": "why"}})["value"] == 4.0
-    assert generator(**{plain: {"unavailable": "why"}})["unavailable"] == f"{plain}: why"
-
-
-def test_memory_is_in_gib_and_growth_of_ours():
-    memory = result([("memory", "whole 1024", m.OURS, m.FORWARD, {"extra_mib": 3584.0})])
-    found = row("1024×1024", memory)
-    assert (found["value"], found["met"], found["target"]) == (3.5, False, "≤ 3 GiB")
-    rows = [("attention", c, m.OURS, m.BOTH, {"ms": ms}) for c, ms in (("64×64", 10.0), ("128×128", 151.0))]
-    assert row("hole attention, forward + backward, growth of time", result(rows))["value"] == 15.1
-
-
-def test_the_training_step_is_of_whole_runs():
-    def table5(ours, **facts):
-        steps = {("ours", "reference"): {"ms": 9.0}, ("ours", "fused"): ours, ("pconv", "reference"): {"ms": 4.0}}
-        rows = [("table5", *key, m.STEP, columns) for key, columns in steps.items()]
-        return row("training step", result(rows, **{"quick": False, "complete": True} | facts))
-
-    assert table5({"ms": 3.0})["value"] == 0.75
-    assert "value" not in table5({"ms": 3.0}, quick=True)
-    assert "value" not in table5({"ms": 3.0}, complete=False)
-    assert table5({"unavailable": "why"})["unavailable"] == "fused: why"
-
-
 def test_a_device_has_no_row_for_what_only_another_of_its_kind_has_measured():
     memory = result([("memory", "whole 1024", m.OURS, m.FORWARD, {"extra_mib": 512.0})], device="A")
-    text = targets.section(targets.rows([memory, layers(0.9, name="b", device="B")]))
+    text = targets.section(targets.rows([memory, result(sixteen(0.9), name="b", device="B")]))
     first, second, gpu = text.split("\n\n**")[1:]
     assert first.startswith("B, 2 threads.**")
     assert second.startswith("A, 2 threads.**")
@@ -342,7 +329,7 @@ def test_gpus_come_after_all_cpus_and_results_that_were_cut_short_are_not_shown(
     save(a_result("cuda", name="attention-a-gpu"))
     save(dataclasses.replace(cpu, name="zeta-cpu"))
     save(dataclasses.replace(cpu, name="other-incomplete-cpu"))
-    text = report.written(results.committed())[report.page()]
+    text = report.written(results.committed())[root / "docs/measurements.md"]
     assert re.findall(r"## Operators on (.+), float32", text) == ["some CPU", "some CPU", "some CUDA"]
 
 

@@ -10,43 +10,24 @@ import torch
 from torch import Tensor
 
 from ...model import GeneratorConfig, LossConfig, Processes, TrainConfig, Trainer, VGG16Features
-from .layers import with_he_weights
-from .system import Batch, System
+from .common import Batch, System, with_he_weights
 
 
 class Ours(System):
-    """Trains the paper's generator and discriminator with all its losses.
+    """Trains the paper's generator and discriminator with all its losses. Takes the options of `GeneratorConfig`, whose
+    variant is also that of the losses."""
 
-    Args:
-        device, precision: see `System`.
-        backend: of the operators; ``"reference"`` is plain PyTorch.
-        depth: layers of the encoder; the paper's 8.
-        width: channels of the generator's first layer; the paper's 64.
-        variant: ``"paper"``, or ``"released"`` attention and losses.
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        precision: torch.dtype = torch.float32,
-        backend: str = "auto",
-        depth: int = 8,
-        width: int = 64,
-        variant: str = "paper",
-    ) -> None:
-        super().__init__(device, precision)
+    def __init__(self, device: torch.device, precision: torch.dtype = torch.float32, **options: object) -> None:
+        generator = GeneratorConfig(**options)
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "vgg16.pth"
             torch.save(with_he_weights(VGG16Features(None)).state_dict(), weights)
-            config = TrainConfig(
-                generator=GeneratorConfig(base_width=width, backend=backend, depth=depth, variant=variant),
-                loss=LossConfig(vgg=str(weights), variant=variant),
-                precision=str(precision).removeprefix("torch."),
-                seed=torch.initial_seed(),
-            )
+            loss = LossConfig(vgg=str(weights), variant=generator.variant)
+            how = {"precision": str(precision).removeprefix("torch."), "seed": torch.initial_seed()}
+            config = TrainConfig(generator=generator, loss=loss, **how)
             self.trainer = Trainer(config, dataclasses.replace(Processes(), device=device))
-        self.networks = {"generator": self.trainer.generator, "discriminator": self.trainer.discriminator}
-        self.features = (self.trainer.loss.vgg,)
+        networks = {"generator": self.trainer.generator, "discriminator": self.trainer.discriminator}
+        super().__init__(device, precision, networks, self.trainer.loss.vgg)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         return self.trainer.step(batch.image, batch.mask)

@@ -1,10 +1,12 @@
 """PConv (Liu et al. 2018): a U-Net of partial convolutions, trained without a discriminator.
 
-Also an example of the fused operators in a network of one's own: `Encoder` and `Decoder` show each of them beside the
-published formulation that it replaces.
+Also an example of the fused operators in a network of one's own: `PartialConvolution` shows them beside the published
+formulation that they replace.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -15,40 +17,29 @@ from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from ...channel_masks import ChannelMaskPartialConv
 from ...model import VGG16Features
-from .layers import with_he_weights
-from .system import Batch, System, detached, update
+from .common import Batch, System, update, with_he_weights
 
 #: This backend stands for the published formulation: C-channel masks, counted by a convolution with a kernel of ones.
 PUBLISHED = "reference"
 
 
-class Encoder(nn.Conv2d):
-    """Partial convolution with stride 2 of a map and its mask, (N, 1, H, W) or, as published, (N, C, H, W)."""
+class PartialConvolution(nn.Conv2d):
+    """Takes a map and its mask, (N, 1, H, W) or, as published, (N, C, H, W). With `skip`, a larger map and its mask, it
+    is a decoder's: a convolution of cat(nearest ×2 of x, skip), which only the published formulation builds."""
 
-    def __init__(self, width: int, out_width: int, kernel: int, backend: str) -> None:
-        super().__init__(width, out_width, kernel, stride=2, padding=kernel // 2)
+    def __init__(self, width: int, out_width: int, kernel: int, stride: int, backend: str) -> None:
+        super().__init__(width, out_width, kernel, stride, padding=kernel // 2)
         self.backend = backend
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor, *skip: Tensor) -> tuple[Tensor, Tensor]:
         if self.backend == PUBLISHED:
+            if skip:
+                doubled = (F.interpolate(t, scale_factor=2) for t in (x, mask))
+                x, mask = (torch.cat(pair, dim=1) for pair in zip(doubled, skip, strict=True))
             return ChannelMaskPartialConv(self.weight, self.bias, self.stride, self.padding)(x, mask)
+        if skip:
+            return partial_conv2d_upcat(x, mask, *skip, self.weight, self.bias, backend=self.backend)
         return partial_conv2d(x, mask, self.weight, self.bias, self.stride, self.padding, backend=self.backend)
-
-
-class Decoder(nn.Conv2d):
-    """Partial convolution of cat(nearest ×2 of low, skip) and of the masks likewise; only the published formulation
-    builds these tensors."""
-
-    def __init__(self, width: int, out_width: int, backend: str) -> None:
-        super().__init__(width, out_width, kernel_size=3, padding=1)
-        self.backend = backend
-
-    def forward(self, low: Tensor, low_mask: Tensor, skip: Tensor, skip_mask: Tensor) -> tuple[Tensor, Tensor]:
-        if self.backend == PUBLISHED:
-            x = torch.cat([F.interpolate(low, scale_factor=2), skip], dim=1)
-            mask = torch.cat([F.interpolate(low_mask, scale_factor=2), skip_mask], dim=1)
-            return ChannelMaskPartialConv(self.weight, self.bias, self.stride, self.padding)(x, mask)
-        return partial_conv2d_upcat(low, low_mask, skip, skip_mask, self.weight, self.bias, backend=self.backend)
 
 
 class PConvUNet(nn.Module):
@@ -63,67 +54,50 @@ class PConvUNet(nn.Module):
 
     def __init__(self, depth: int = 7, backend: str = "auto", width: int = 64) -> None:
         super().__init__()
-        self.depth, self.backend = depth, backend
+        self.is_published = backend == PUBLISHED
+        self.encoder, self.encoder_norm = nn.ModuleList(), nn.ModuleList()
+        self.decoder, self.decoder_norm = nn.ModuleList(), nn.ModuleList()  # layer i brings back the encoder's input i
         widths = [3] + [width * min(8, 2**level) for level in range(depth)]
-        kernels = [7, 5, 5] + [3] * depth
-        levels = range(depth)
-        self.encoder = nn.ModuleList(Encoder(widths[i], widths[i + 1], kernels[i], backend) for i in levels)
-        self.encoder_norm = nn.ModuleList(nn.BatchNorm2d(widths[i + 1]) if i else nn.Identity() for i in levels)
-        # Decoder layer i brings the map back to the size, and but for the last to the width, of the encoder's input i.
-        outs = [3, *widths[1:depth]]
-        lows = [*outs[1:], widths[depth]]
-        self.decoder = nn.ModuleList(Decoder(lows[i] + widths[i], outs[i], backend) for i in levels)
-        self.decoder_norm = nn.ModuleList(nn.BatchNorm2d(outs[i]) if i else nn.Identity() for i in levels)
+        for i, (outer, inner) in enumerate(itertools.pairwise(widths)):
+            self.encoder.append(PartialConvolution(outer, inner, {0: 7, 1: 5, 2: 5}.get(i, 3), 2, backend))
+            self.encoder_norm.append(nn.BatchNorm2d(inner) if i else nn.Identity())
+            self.decoder.append(PartialConvolution(inner + outer, outer, 3, 1, backend))
+            self.decoder_norm.append(nn.BatchNorm2d(outer) if i else nn.Identity())
         with_he_weights(self)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """image (N,3,H,W), mask (N,1,H,W) bool, True = valid; H and W multiples of 2^depth. Returns (N,3,H,W)."""
         x = image * mask
-        if self.backend == PUBLISHED:
+        if self.is_published:
             mask = mask.to(x.dtype).expand_as(x)
         skips = []
         for conv, norm in zip(self.encoder, self.encoder_norm, strict=True):
             skips.append((x, mask))
             x, mask = conv(x, mask)
             x = F.relu(norm(x), inplace=True)
-        for i in reversed(range(self.depth)):
-            x, mask = self.decoder[i](x, mask, *skips[i])
+        for i, skip in reversed(list(enumerate(skips))):
+            x, mask = self.decoder[i](x, mask, *skip)
             if i > 0:
                 x = F.leaky_relu(self.decoder_norm[i](x), 0.2, inplace=True)
         return x
 
 
 class PConv(System):
-    """Trains `PConvUNet` as published.
+    """Trains `PConvUNet`, whose options it takes, as published.
 
     Losses: valid 1, hole 6, perceptual 0.05, style 120, total variation 0.1; perceptual and style of the prediction and
     of the composite, on VGG-16's pool1-3 (random weights). Adam at 2e-4.
-
-    Args:
-        device, precision: see `System`.
-        backend, depth, width: see `PConvUNet`.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        precision: torch.dtype = torch.float32,
-        backend: str = "auto",
-        depth: int = 7,
-        width: int = 64,
-    ) -> None:
-        super().__init__(device, precision)
-        self.generator = PConvUNet(depth, backend, width)
-        self.networks = {"generator": self.generator}
+    def __init__(self, device: torch.device, precision: torch.dtype = torch.float32, **network: object) -> None:
         # The released variant of these losses is the one that compares the composite too.
-        self.loss = InpaintingLoss(with_he_weights(VGG16Features(None)), variant="released")
-        self.features = (self.loss.vgg,)
-        self.place(self.generator, self.loss)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=2e-4, fused=True)
+        self.loss = InpaintingLoss(with_he_weights(VGG16Features(None)), variant="released").to(device)
+        super().__init__(device, precision, {"generator": PConvUNet(**network)}, self.loss.vgg)
+        self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=2e-4, fused=True)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         with self.autocast():
-            prediction = self.generator(batch.image, batch.mask)
+            prediction = self.networks["generator"](batch.image, batch.mask)
             total, terms = self.loss.generator_loss(prediction, batch.image, batch.mask, None)
         update(self.optimizer, total)
-        return detached({"total": total} | terms)
+        return {"total": total} | terms

@@ -11,11 +11,8 @@ The description leaves some choices, which are settled as follows:
 - While the generator learns, the discriminators' weights get no gradients, and the score of the truth has no graph.
   Then a step at 256×256 counts 138 GFLOP per image, which is the known figure; with these gradients it is 155.
 - The discriminator does not run the residual block 256→128 (0.48 M parameters) that merges short- and long-term
-  attention, since it has a decoder's feature only: 138 GFLOP leave no room for it.
-
-The networks have 3.60, 2.37 and 1.10 M parameters. The known figures, 3.64, 2.40 and 1.59, also count the vectors of
-the power iterations, which torch keeps as buffers (0.03, 0.03 and 0.02 M), and the block that the discriminator leaves
-out.
+  attention, since it has a decoder's feature only: 138 GFLOP leave no room for it. The known sizes, 3.64, 2.40 and
+  1.59 M, count this block, and the vectors of the power iterations, which are buffers here.
 """
 
 from __future__ import annotations
@@ -27,41 +24,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from .layers import Sum, instance_norm, spectral_norm
-from .system import Batch, System, detached, update, without_gradients
+from .common import Batch, Sum, System, instance_norm, spectral_norm, update, without_gradients
 
-PATHS = ("generation", "reconstruction")
-#: Weights of the terms of the generator's loss.
-WEIGHTS = {
-    "kl_posterior": 80,
-    "kl_prior": 80,
-    "l1_reconstruction": 20,
-    "l1_generation": 20,
-    "adversarial_generation": 1,
-    "adversarial_reconstruction": 1,
-}
+#: Weights of the terms of the generator's loss, by the beginning of their names.
+WEIGHTS = {"kl": 80, "l1": 20, "adversarial": 1}
+ACTIVATION = nn.LeakyReLU(0.1)
 
 
-def _normed(layer: nn.Module) -> nn.Module:
+def normed(layer: nn.Module) -> nn.Module:
     nn.init.orthogonal_(layer.weight)  # before the norm, whose singular vectors start from this weight
     return spectral_norm(layer)
 
 
-def conv(width: int, out_width: int, kernel: int = 3, padding: int | None = None) -> nn.Module:
-    return _normed(nn.Conv2d(width, out_width, kernel, padding=kernel // 2 if padding is None else padding))
+def conv(width: int, out_width: int, kernel: int = 3, padding: int | str = "same") -> nn.Module:
+    return normed(nn.Conv2d(width, out_width, kernel, padding=padding))
 
 
 def doubling(width: int, out_width: int) -> nn.Module:
-    return _normed(nn.ConvTranspose2d(width, out_width, kernel_size=3, stride=2, padding=1, output_padding=1))
-
-
-def activation() -> nn.Module:
-    return nn.LeakyReLU(0.1)
+    return normed(nn.ConvTranspose2d(width, out_width, kernel_size=3, stride=2, padding=1, output_padding=1))
 
 
 def residual_block(width: int, hidden: int, out_width: int) -> nn.Module:
     """Activation, 3×3 to `hidden` channels, activation, 3×3, plus a 1×1 shortcut."""
-    layers = nn.Sequential(activation(), conv(width, hidden), activation(), conv(hidden, out_width))
+    layers = nn.Sequential(ACTIVATION, conv(width, hidden), ACTIVATION, conv(hidden, out_width))
     return Sum(layers, conv(width, out_width, 1))
 
 
@@ -72,21 +57,21 @@ def halving_block(width: int, out_width: int) -> nn.Module:
 
 def first_block(width: int) -> nn.Module:
     """The block that takes an image: 3×3, activation, 3×3, pool, plus pool, 1×1."""
-    layers = nn.Sequential(conv(3, width), activation(), conv(width, width), nn.AvgPool2d(2))
+    layers = nn.Sequential(conv(3, width), ACTIVATION, conv(width, width), nn.AvgPool2d(2))
     return Sum(layers, nn.Sequential(nn.AvgPool2d(2), conv(3, width, 1)))
 
 
 def decoder_block(width: int, out_width: int) -> nn.Module:
     """Instance norm, activation, 3×3, instance norm, activation, transposed 3×3 that doubles the size; plus a second
     transposed 3×3 as shortcut."""
-    first = instance_norm(width), activation(), conv(width, out_width)
-    second = instance_norm(out_width), activation(), doubling(out_width, out_width)
+    first = instance_norm(width), ACTIVATION, conv(width, out_width)
+    second = instance_norm(out_width), ACTIVATION, doubling(out_width, out_width)
     return Sum(nn.Sequential(*first, *second), doubling(width, out_width))
 
 
 def output(width: int) -> nn.Module:
     """An image in [-1, 1]: activation, reflection pad, 3×3 to three channels, tanh."""
-    return nn.Sequential(activation(), nn.ReflectionPad2d(1), conv(width, 3, padding=0), nn.Tanh())
+    return nn.Sequential(ACTIVATION, nn.ReflectionPad2d(1), conv(width, 3, padding=0), nn.Tanh())
 
 
 class SelfAttention(nn.Module):
@@ -99,7 +84,6 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def weights(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, HW, HW), rows of sum 1."""
         query = self.query(x).flatten(2)
         return torch.softmax(query.mT @ query, dim=-1)
 
@@ -109,7 +93,7 @@ class SelfAttention(nn.Module):
 
 class ShortLongAttention(SelfAttention):
     """Self-attention within the decoder (short) and, by the same weights, attention to the encoder's feature, taken
-    where the image is a hole (long); a residual block merges the two."""
+    where the image is a hole (long), merged by a residual block."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -117,8 +101,7 @@ class ShortLongAttention(SelfAttention):
         self.merge = residual_block(2 * width, width, width)
 
     def forward(self, x: Tensor, feature: Tensor, valid: Tensor) -> Tensor:
-        """Takes the decoder's x and the encoder's feature (N, C, H, W), and valid (N, 1, H, W), floating-point, 1 =
-        valid, 0 = hole; returns (N, C, H, W)."""
+        """Takes and returns (N, C, H, W); valid (N, 1, H, W) is 1 or, in a hole, 0."""
         weights = self.weights(x)
         short = self.gamma * attend(weights, x) + x
         long = self.alpha * (1 - valid) * attend(weights, feature) + valid * feature
@@ -126,36 +109,31 @@ class ShortLongAttention(SelfAttention):
 
 
 def attend(weights: Tensor, values: Tensor) -> Tensor:
-    """Weighted means of the values' pixels: weights (N, HW, HW), values (N, C, H, W) -> (N, C, H, W)."""
+    """Weighted means of the values' pixels: weights (N, HW, HW) with rows of sum 1, values (N, C, H, W)."""
     return (values.flatten(2) @ weights.mT).view_as(values)
 
 
 class Encoder(nn.Module):
-    """Halves the masked image and its complement five times, and finds a distribution of latents for each.
+    """Halves the masked image and its complement five times, and finds a distribution of latents for each."""
 
-    `width` is that of the first block, here and in the networks below: 32 as published.
-    """
-
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         widths = (width, 2 * width, 4 * width, 4 * width, 4 * width)
-        halvings = (halving_block(*pair) for pair in itertools.pairwise(widths))
-        self.blocks = nn.ModuleList([first_block(width), *halvings])
+        self.blocks = nn.ModuleList([first_block(width), *itertools.starmap(halving_block, itertools.pairwise(widths))])
         last = widths[-1]
         self.inference = nn.Sequential(*(residual_block(last, last, last) for _ in range(6)))
         self.prior, self.posterior = (residual_block(last, last, 2 * last) for _ in range(2))
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Takes (2N, 3, H, W): N images that are 0 in their holes, then N complements, which are 0 elsewhere. Returns
-        the features of the first N, at H/2 … H/32, and the parameters (N, 256, H/32, W/32) of the prior, given the
-        masked images, and of the posterior, given the complements."""
-        features = []
-        x = images
+        """Takes N images that are 0 in their holes, then N complements, which are 0 elsewhere. Returns the features of
+        the first N, at H/2 … H/32, and the parameters (N, 256, H/32, W/32) of the prior, given the masked images, and
+        of the posterior, given the complements."""
+        features = [images]
         for block in self.blocks:
-            x = block(x)
-            features.append(x.chunk(2)[0])
-        masked, complement = x.chunk(2)
-        return features, self.prior(self.inference(masked)), self.posterior(complement)
+            features.append(block(features[-1]))
+        masked, complement = features[-1].chunk(2)
+        of_masked = [feature.chunk(2)[0] for feature in features[1:]]
+        return of_masked, self.prior(self.inference(masked)), self.posterior(complement)
 
 
 def latents_of(parameters: Tensor) -> Normal:
@@ -167,20 +145,19 @@ def latents_of(parameters: Tensor) -> Normal:
 class Generator(nn.Module):
     """Latents and the encoder's features to images of four sizes, each the next block's input as well."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         widths = (4 * width, 4 * width, 4 * width, 2 * width, width)
         self.latent = residual_block(widths[0], widths[0], widths[0])
         # From the third block on, the image of the block before is an input too.
-        images = (0, 0, 3, 3, 3)
-        ins = (widths[0], *widths[:-1])
-        self.blocks = nn.ModuleList(map(decoder_block, map(sum, zip(ins, images, strict=True)), widths))
+        ins = (widths[0], widths[0], *(channels + 3 for channels in widths[1:-1]))
+        self.blocks = nn.ModuleList(map(decoder_block, ins, widths))
         self.outputs = nn.ModuleList(map(output, widths[1:]))
         self.attention = ShortLongAttention(widths[1])
 
     def forward(self, latents: Tensor, last_feature: Tensor, feature: Tensor, valid: Tensor) -> list[Tensor]:
-        """Takes latents and the encoder's last feature (N, 128, H/32, W/32), its feature (N, 128, H/8, W/8) and the
-        mask, `valid` (N, 1, H/8, W/8); returns images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1."""
+        """Takes maps of H/32 (latents and the encoder's last feature) and of H/8 (its third feature and the mask);
+        returns images (N, 3, H/s, W/s) in [-1, 1] for s = 8, 4, 2, 1."""
         x = self.blocks[0](self.latent(latents) + last_feature)
         x = self.attention(self.blocks[1](x), feature, valid)
         images = [self.outputs[0](x)]
@@ -190,14 +167,14 @@ class Generator(nn.Module):
         return images
 
 
-def make_discriminator(width: int = 32) -> nn.Module:
+def make_discriminator(width: int) -> nn.Module:
     """Five halvings with self-attention after the third: (N, 3, H, W) in [-1, 1] -> scores (N, 1, H/32 - 2, W/32 - 2);
     H and W multiples of 32, at least 96."""
     last = 4 * width
     return nn.Sequential(
         *(first_block(width), halving_block(width, 2 * width), halving_block(2 * width, last), SelfAttention(last)),
         *(halving_block(last, last), halving_block(last, last), residual_block(last, last, last)),
-        *(activation(), conv(last, 1, padding=0)),
+        *(ACTIVATION, conv(last, 1, padding=0)),
     )
 
 
@@ -205,82 +182,65 @@ class PIC(System):
     """Trains two paths through one encoder and one generator, with a discriminator each: generation, whose latents come
     from the masked image (the prior), and reconstruction, whose latents come from its complement (the posterior).
 
-    Args:
-        device, precision: see `System`.
-        width: channels of the first blocks; 32 as published.
+    `width` is that of the first blocks; 32 as published.
     """
 
     def __init__(self, device: torch.device, precision: torch.dtype = torch.float32, width: int = 32) -> None:
-        super().__init__(device, precision)
         self.encoder, self.generator = Encoder(width), Generator(width)
-        self.discriminators = nn.ModuleDict({path: make_discriminator(width) for path in PATHS})
-        self.networks = {
-            "encoder": self.encoder,
-            "generator": self.generator,
-            **{f"discriminator_{path}": network for path, network in self.discriminators.items()},
-        }
-        self.place(*self.networks.values())
+        self.discriminators = nn.ModuleDict(
+            {f"discriminator_{path}": make_discriminator(width) for path in ("generation", "reconstruction")}
+        )
+        networks = {"encoder": self.encoder, "generator": self.generator, **self.discriminators}
+        super().__init__(device, precision, networks)
         generating = [*self.encoder.parameters(), *self.generator.parameters()]
-        self._generator_optimizer, self._discriminator_optimizer = (
+        self.generator_optimizer, self.discriminator_optimizer = (
             torch.optim.Adam(parameters, lr=1e-4, betas=(0.0, 0.999), fused=True)
             for parameters in (generating, self.discriminators.parameters())
         )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Updates the discriminators, then encoder and generator, from a batch's image and mask; every mask has a hole.
-
-        Raises:
-            ValueError: H or W below 96 or no multiple of 32.
-        """
-        height, width = batch.image.shape[2:]
-        if min(height, width) < 96 or height % 32 or width % 32:
-            raise ValueError(f"PIC: images must be at least 96x96 with sides multiples of 32, got {height}x{width}")
+        """Updates the discriminators, then encoder and generator. H and W are multiples of 32, at least 96, and every
+        mask has a hole."""
         truth, valid = 2 * batch.image - 1, batch.mask.float()
         with self.autocast():
             features, *parameters = self.encoder(torch.cat([truth * valid, truth * (1 - valid)]))
-            prior, posterior = (latents_of(p) for p in parameters)
+            prior, posterior = map(latents_of, parameters)
             latents = torch.cat([prior.rsample(), posterior.rsample()])
             twice = (torch.cat([t, t]) for t in (features[-1], features[2], _every(8, valid)))  # for both paths
             images = self.generator(latents, *twice)
         generation, reconstruction = zip(*(image.chunk(2) for image in images), strict=True)
-        terms = self._update_discriminators(truth, {"generation": generation, "reconstruction": reconstruction})
+        of_generation, of_reconstruction = self.discriminators.values()
+        terms = {}
+        with self.autocast():
+            for (name, discriminator), fakes in zip(self.discriminators.items(), images[-1].chunk(2), strict=True):
+                real, fake = discriminator(torch.cat([truth, fakes.detach()])).float().chunk(2)
+                terms[name] = (real - 1).square().mean() + fake.square().mean()  # least squares
+        update(self.discriminator_optimizer, sum(terms.values()))
         with self.autocast(), without_gradients(self.discriminators):
-            score = self.discriminators["generation"](generation[-1]).float()
-            wanted = self.discriminators["reconstruction"](truth).float()
-            found = self.discriminators["reconstruction"](reconstruction[-1]).float()
+            score = of_generation(generation[-1]).float()
+            wanted, found = of_reconstruction(truth).float(), of_reconstruction(reconstruction[-1]).float()
         hole_share = 1 - valid.mean((1, 2, 3), keepdim=True)
         adapted = Normal(torch.zeros_like(hole_share), hole_share.sqrt(), validate_args=False)
         generator_terms = {
             "kl_posterior": kl_divergence(posterior, adapted).mean(),
             "kl_prior": kl_divergence(posterior, prior).mean(),
-            "l1_reconstruction": _l1(reconstruction, truth),
+            "l1_reconstruction": _l1(reconstruction, truth, torch.ones_like(valid)),
             "l1_generation": _l1(generation, truth, valid),
             "adversarial_generation": (score - 1).square().mean(),
             "adversarial_reconstruction": (found - wanted).square().mean(),
         }
-        update(self._generator_optimizer, sum(WEIGHTS[name] * term for name, term in generator_terms.items()))
-        return detached(terms | generator_terms)
-
-    def _update_discriminators(self, truth: Tensor, paths: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
-        """Least squares: scores of 1 for the truth, of 0 for fakes."""
-        terms = {}
-        with self.autocast():
-            for path, images in paths.items():
-                scores = self.discriminators[path](torch.cat([truth, images[-1].detach()]))
-                real, fake = scores.float().chunk(2)
-                terms[f"discriminator_{path}"] = (real - 1).square().mean() + fake.square().mean()
-        update(self._discriminator_optimizer, sum(terms.values()))
-        return terms
+        weighted = [WEIGHTS[name.partition("_")[0]] * term for name, term in generator_terms.items()]
+        update(self.generator_optimizer, sum(weighted))
+        return terms | generator_terms
 
 
-def _l1(images: tuple[Tensor, ...], truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Σ over the four scales of the mean absolute difference to the average-pooled truth, on valid pixels only where
-    these are given."""
+def _l1(images: tuple[Tensor, ...], truth: Tensor, valid: Tensor) -> Tensor:
+    """Σ over the four scales of the mean absolute difference to the average-pooled truth, counted where valid is 1."""
     total = 0
     for image in images:
         scale = truth.shape[-1] // image.shape[-1]
         difference = (image.float() - F.avg_pool2d(truth, scale)).abs()
-        total = total + (difference if valid is None else difference * _every(scale, valid)).mean()
+        total = total + (difference * _every(scale, valid)).mean()
     return total
 
 
