@@ -83,7 +83,7 @@ def test_norms_below_eps_count_as_eps():
 
 @pytest.mark.parametrize(
     ("dtype", "amplitude"),
-    [(torch.float32, 0.0), (torch.float32, 1e-8), (torch.float32, 1e4), (torch.float16, 0.0), (torch.float16, 1e4)],
+    [(torch.float32, 0.0), (torch.float32, 1e-8), (torch.float32, 1e4), (torch.float16, 1e4)],
 )
 def test_extreme_features_stay_finite(dtype, amplitude):
     x = (torch.randn(3, 16, 5, 4) * amplitude).to(DEVICE, dtype)
