@@ -12,7 +12,6 @@ WORKERS ?= $(shell nproc 2>/dev/null | awk '{print ($$1 > 8) ? 8 : $$1}')
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-CUDA_SOURCES := $(shell find csrc -name '*.cu')
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-portable lint format docs cuda-check bench gpu clean help
@@ -26,7 +25,7 @@ help:
 	@echo "make bench          run the CPU benchmarks and write the measurements' pages from them"
 	@echo "make gpu            everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
 	@echo "                    PART=tests,targets: only these parts; all: python -m benchmarks.gpu --help"
-	@echo "make cuda-check     compile every .cu for sm_80 and sm_90a and read the resource report"
+	@echo "make cuda-check     compile the CUDA kernels and read how many registers they use and spill"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.
 $(VENV)/.installed: $(SOURCES)
@@ -85,7 +84,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 cuda-check: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.cuda_resources $(CUDA_SOURCES)
+	$(BIN)/python -m benchmarks.cuda_resources
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.operators

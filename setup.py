@@ -123,7 +123,8 @@ def system_includes(folders: list[str]) -> list[str]:
 
 
 def rule(name: str, command: str, depfile: bool = False) -> list[str]:
-    return [f"rule {name}", f"  command = {command}", *(["  depfile = $out.d", "  deps = gcc"] if depfile else [])]
+    lines = [f"rule {name}", f"  command = {command}", f"  description = {name.split('_')[0]} $out"]
+    return [*lines, *(["  depfile = $out.d", "  deps = gcc"] if depfile else [])]
 
 
 def first_line(command: list[str], pattern: str) -> str:
@@ -133,6 +134,12 @@ def first_line(command: list[str], pattern: str) -> str:
 
 class NinjaBuild(build_ext):
     """Builds every extension of the list below in one ninja run."""
+
+    def finalize_options(self):
+        given = self.build_temp
+        super().finalize_options()
+        # An editable installation and a wheel have other folders by default. Object files in one place serve both.
+        self.build_temp = given or str(ROOT / "build" / "native")
 
     def build_extensions(self):
         import pybind11

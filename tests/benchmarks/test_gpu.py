@@ -100,12 +100,19 @@ def test_an_unknown_part_is_named(part, capsys):
     assert "(did you mean 'table5'?); known are " in capsys.readouterr().err
 
 
-def test_resource_report_is_read_per_kernel():
-    log = """ptxas info    : Compiling entry function '_Z1av' for 'sm_80'
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 32 registers, used 0 barriers
-ptxas info    : Compiling entry function '_Z1bv' for 'sm_80'
-    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
-ptxas info    : Used 255 registers"""
-    text = "2 kernels, at most 255 registers, 1 with a stack frame, 1 spill"
-    assert cuda_resources.summary(log) == (text, ["_Z1bv"])
+def test_resource_report_is_read_per_source_and_architecture():
+    kernel = """ptxas info    : Compiling entry function '{}' for '{}'
+    {} bytes stack frame, {} bytes spill stores, {} bytes spill loads
+ptxas info    : Used {} registers, used 0 barriers
+"""
+    one, other = ("[1/9] compile /a folder/csrc.a.b.cu.o\n", "[2/9] compile /a folder/csrc.a.c.cu.o\n")
+    old = kernel.format("_Z1av", "sm_80", 0, 0, 0, 32) + kernel.format("_Z1bv", "sm_80", 8, 4, 4, 255)
+    log = one + old + kernel.format("_Z1av", "sm_90", 0, 0, 0, 40) + other + kernel.format("_Z1cv", "sm_90", 8, 0, 0, 9)
+    assert cuda_resources.summaries(log) == (
+        [
+            "csrc.a.b.cu sm_80: 2 kernels, at most 255 registers, 1 with a stack frame, 1 spill",
+            "csrc.a.b.cu sm_90: 1 kernels, at most 40 registers, 0 with a stack frame, 0 spill",
+            "csrc.a.c.cu sm_90: 1 kernels, at most 9 registers, 1 with a stack frame, 0 spill",
+        ],
+        ["_Z1bv"],
+    )

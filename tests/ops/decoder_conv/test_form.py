@@ -7,6 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from msa_ops import partial_conv2d_upcat
 from msa_ops.decoder_conv import form as decoder_form
 
+from ..support.profiling import profiled
+from ..support.upcat import FORMS
+from .calls import make
+
 LARGE, SMALL = (1, 4, 8, 8), (1, 4, 1, 2)  # 64 and 2 small pixels, around the CPU's threshold
 
 
@@ -45,6 +49,16 @@ def test_forward_and_backward_take_the_form_that_is_asked_for(form, shape):
     assert flags == [form == "phases"] * 2
     for ours, wanted in zip(results, gradients(shape, backend="reference")[0], strict=True):
         torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_named_form_runs(native, form):
+    """Two convolutions of parts, or one of everything."""
+    low, skip, weight, bias = make(device=native)
+    planes = torch.ones_like(low[:, :1]), torch.ones_like(skip[:, :1])
+    events = profiled(lambda: partial_conv2d_upcat(low, planes[0], skip, planes[1], weight, bias, form=form))
+    ran = [event for event in events if event.name == "aten::convolution"]
+    assert len(ran) == {"phases": 2, "concatenation": 1}[form]
 
 
 @pytest.mark.parametrize(("shape", "phases"), [(LARGE, True), (SMALL, False)], ids=["large", "small"])
