@@ -88,3 +88,12 @@ def test_common_sizes_take_few_steps():
     for shape, samples, most in (((64, 64), 1, 2), ((64, 64), 6, 8), ((32, 32), 6, 1)):
         _, plan = plan_of(shape, samples=samples, size=2)
         assert len(plan.bands) * len(plan.bands[0]) <= most, (shape, samples)
+
+
+def test_steps_divide_what_they_walk_over():
+    """Sums over queries step through whole tiles, and blocks of pixels (128 in the map's kernel) through whole rows of
+    scratch."""
+    for launch in planning.LAUNCH.values():
+        assert planning.ROWS % launch["columns"]["DEPTH"] == 0
+        blocks = [128, *(parameters["BLOCK"] for parameters in launch.values() if "BLOCK" in parameters)]
+        assert not any(planning.COLUMNS % block for block in blocks)
