@@ -79,13 +79,13 @@ class TrainConfig:
         schedule: "constant" as in the paper; "cosine" lowers the rates to a hundredth by the last step.
         fine_tune: train the second stage: generator at 5e-5 by default, batch-norm statistics frozen. Needs `init`.
         init: file of a generator's weights to start from.
-        resume: continue from the newest checkpoint in `out`, if there is one.
+        resume: continue from the newest checkpoint in `out`, if there is one. False: refuse a folder with checkpoints.
         precision: "float32", or autocast to "bfloat16" or "float16" (with loss scaling).
         compile: compile generator and discriminator with torch.compile; "reduce-overhead" uses CUDA graphs.
         ema: decay of an exponential moving average of the generator's weights; 0 keeps none.
         sync_norm: take batch statistics over all processes.
         seed: of weights, data and masks.
-        device: "auto", "cpu" or "cuda"; under torchrun every process takes its own GPU.
+        device: "auto", "cpu", "cuda" or "cuda:i"; under torchrun every process takes its own GPU.
         save_every: steps between checkpoints.
         keep: how many checkpoints to keep.
         log_every: steps between TensorBoard scalars.
@@ -121,6 +121,19 @@ class TrainConfig:
         def refuse(what: str) -> None:
             raise ValueError(f"msa train: {what}")
 
+        texts = {"out": self.out, "init": self.init, "data.masks": self.data.masks, "loss.vgg": self.loss.vgg}
+        images = [self.data.images] if isinstance(self.data.images, str) else self.data.images
+        for name, text in [*texts.items(), *(("data.images", name) for name in images)]:
+            if "\0" in (text or ""):
+                refuse(f"{name} must be a path, which has no NUL character, got {text!r}")
+        if not self.out.strip():
+            refuse(f"out must name a folder, got {self.out!r}")
+        if not 0 <= self.seed < 2**63:
+            refuse(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        if self.data.workers < 0:
+            refuse(f"data.workers must be 0 or more, got {self.data.workers}")
+        if self.images_every < 0:
+            refuse(f"images_every must be 0 or more, got {self.images_every}")
         for name in ("steps", "batch", "save_every", "keep", "log_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 refuse(f"{name} must be at least 1, got {getattr(self, name)}")
