@@ -18,17 +18,15 @@ class Death:
     Attributes:
         folder: only operations on files under this folder count.
         at: the number of the operation before which it kills itself, from 0.
-        after: whether it is after the operation; then only those count that this module wraps (`_WRAPPED`).
+        after: whether it is after the operation; then renaming, removing, making a folder and flushing count.
         lost: the share of the file that stays where the operation is a flush: as a power failure would have it, bytes
             that were not flushed are gone. 1 keeps all.
-        count: a file; every operation adds a line to it, so that the number of operations can be counted.
     """
 
     folder: str
     at: int
     after: bool = False
     lost: float = 1.0
-    count: str | None = None
 
     def as_dict(self) -> dict:
         """The arguments, for JSON."""
@@ -37,19 +35,21 @@ class Death:
     def arrange(self) -> None:
         """Watches this process's operations from now on."""
         self._number = 0
-        self._counting = os.open(self.count, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if self.count else None
         folder = os.path.abspath(self.folder)
 
-        def counts(path: object) -> bool:
+        def counts(path: object, descriptor: int | None = None) -> bool:
             if not isinstance(path, str | os.PathLike):
                 return False
+            if descriptor is not None and descriptor >= 0:  # shutil.rmtree names files relative to an open folder
+                path = os.path.join(os.readlink(f"/proc/self/fd/{descriptor}"), path)
             return os.path.abspath(os.fspath(path)).startswith(folder)
 
         if not self.after:
 
             def hook(event: str, arguments: tuple) -> None:
-                if event in _AUDITED and arguments and counts(arguments[0]):
-                    self._step(event)
+                relative = event in ("os.remove", "os.rmdir")
+                if event in _AUDITED and arguments and counts(arguments[0], arguments[1] if relative else None):
+                    self._step()
 
             sys.addaudithook(hook)
         else:
@@ -60,7 +60,7 @@ class Death:
         def fsync(descriptor: int) -> None:
             path = os.readlink(f"/proc/self/fd/{descriptor}")
             if counts(path):
-                self._step("fsync", path)
+                self._step(path)
             flush(descriptor)
 
         os.fsync = fsync
@@ -68,16 +68,14 @@ class Death:
     def _dying_after(self, operation, counts):
         def wrapped(path, *arguments, **options):
             result = operation(path, *arguments, **options)
-            if counts(path):
-                self._step(operation.__name__)
+            if counts(path, options.get("dir_fd")):
+                self._step()
             return result
 
         return wrapped
 
-    def _step(self, event: str, path: str | None = None) -> None:
+    def _step(self, path: str | None = None) -> None:
         number, self._number = self._number, self._number + 1
-        if self._counting is not None:
-            os.write(self._counting, f"{event}\n".encode())
         if number == self.at:
             if path is not None and self.lost < 1 and os.path.isfile(path):
                 os.truncate(path, int(os.path.getsize(path) * self.lost))

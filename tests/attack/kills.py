@@ -39,13 +39,13 @@ def arguments(out: Path, ema: str, save_every: int = 2, keep: int = 2, *more: st
     return [*warm_training.SMALL, "--out", str(out), *length, *more]
 
 
-def digest(out: Path) -> str:
-    """A digest of the numbers in the last checkpoint: weights, average, optimisers."""
+def digest(out: Path, step: int = STEPS) -> str:
+    """A digest of the numbers in the checkpoint of a step: weights, average, optimisers."""
     from safetensors.torch import load_file
 
     from msa_model.train import checkpoints
 
-    folder = checkpoints.path_of(out, STEPS)
+    folder = checkpoints.path_of(out, step)
     checkpoints.check(folder)
     sha = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
@@ -65,7 +65,9 @@ def all_intact(out: Path) -> None:
 
     for step in checkpoints.steps_in(out):
         folder = checkpoints.path_of(out, step)
-        assert checkpoints.check(folder), f"{folder.name} has no checksums, only {sorted(p.name for p in folder.iterdir())}"
+        assert checkpoints.check(folder), (
+            f"{folder.name} has no checksums, only {sorted(p.name for p in folder.iterdir())}"
+        )
 
 
 def case(rng: np.random.Generator, folder: Path) -> str:

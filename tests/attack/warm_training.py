@@ -1,20 +1,22 @@
-"""Trainings that start within milliseconds: a process that has imported everything forks itself for each.
+"""Trainings that start within milliseconds: a process that has imported everything forks itself for each:
 
-    with WarmTraining() as warm:
-        training = warm.start(arguments, folder / "log")
-        code = training.wait()
+    training = shared().start([*SMALL, "--steps", "3", "--out", "run"], Path("log"))
+    code = training.wait()
 
 Run as a program, this file is that process. It reads one JSON object a line and answers each with a number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,9 +60,14 @@ class Training:
 
 
 class WarmTraining:
-    """The process that starts trainings, and asks it. `close` ends it."""
+    """The process that starts trainings, and asks it. `close` ends it.
+
+    Attributes:
+        plant: Python code that every training runs first; tests plant faults with it.
+    """
 
     def __init__(self) -> None:
+        self.plant = ""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.attack.warm_training"],
@@ -68,6 +75,7 @@ class WarmTraining:
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
 
@@ -83,7 +91,9 @@ class WarmTraining:
 
     def start(self, arguments: list[str], log: Path, death: file_events.Death | None = None) -> Training:
         """Starts ``msa`` with these arguments; with `death`, the process kills itself at a file event."""
-        pid = self.ask(start=arguments, log=str(log), death=None if death is None else death.as_dict())
+        pid = self.ask(
+            start=arguments, log=str(log), plant=self.plant, death=None if death is None else death.as_dict()
+        )
         return Training(pid, log, self)
 
     def run(self, arguments: list[str], log: Path, death: file_events.Death | None = None) -> tuple[int, list[str]]:
@@ -117,6 +127,7 @@ def _train(request: dict) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         signal.alarm(120)  # a training that hangs is a failure with a code of its own
+        exec(request["plant"], {})
         if request["death"]:
             file_events.Death(**request["death"]).arrange()
         try:
@@ -133,22 +144,45 @@ def _train(request: dict) -> None:
         os._exit(code)
 
 
+def _import_all() -> None:
+    """Imports what a training imports, without training in this process: torch's autograd must not be forked.
+
+    A forked process trains once, and tells the names of its modules.
+    """
+    from msa_model.train import run, trainer  # noqa: F401
+
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(BaseException):
+            from msa_model import cli
+
+            cli.main([*SMALL, "--steps", "1", "--out", folder])
+            names = [name for name, module in sys.modules.items() if getattr(module, "__spec__", None)]
+            os.write(writing, "\n".join(names).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as names:
+        for name in names.read().splitlines():
+            if name not in sys.modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+    os.waitpid(pid, 0)
+
+
 def _serve() -> None:
-    """Answers requests until standard input ends. Imports everything, but trains nothing: autograd must not be forked."""
-    import tensorboard.compat.proto
+    """Answers requests until standard input ends."""
     import torch
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
     from tqdm import tqdm
 
     from msa_model import Discriminator
-    from msa_model.train import needs, run, trainer  # noqa: F401
+    from msa_model.train import trainer
 
-    del tensorboard
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0
     trainer.Discriminator = functools.partial(Discriminator, base_width=2)
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    _import_all()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
