@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import re
+from pathlib import Path
 from typing import Literal
 
 from ..nn.generator import GeneratorConfig
@@ -208,6 +209,7 @@ def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
     parser.add_argument("--preset", choices=PRESETS, help="defaults for a data set")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_class_arguments(TrainConfig, as_group=False)
+    _refuse_special_files(argv)
     preset = next((b for a, b in itertools.pairwise(argv) if a == "--preset"), "")
     preset = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), preset)
     parser.set_defaults(_flat(PRESETS.get(preset, {})))
@@ -217,6 +219,16 @@ def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
         raise ValueError(_with_nearest(str(error), _keys(TrainConfig))) from error
     values = {name: value for name, value in vars(parsed).items() if name not in ("preset", "config")}
     return TrainConfig(**{name: value for name, value in values.items() if not isinstance(value, Namespace)})
+
+
+def _refuse_special_files(argv: list[str]) -> None:
+    """Refuses a pipe or a device as a configuration file: to read it could wait for ever."""
+    options = ("--config", "--data", "--loss", "--generator")
+    given = [pair for pair in itertools.pairwise(argv) if pair[0] in options]
+    given += [(name, value) for name, _, value in (text.partition("=") for text in argv) if name in options and value]
+    for name, value in given:
+        if "\0" not in value and Path(value).exists() and not Path(value).is_file():
+            raise ValueError(f"msa train: {name[2:]} must be a regular file, which {value} is not")
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

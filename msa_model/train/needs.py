@@ -194,6 +194,8 @@ def _with_width(config: TrainConfig, width: int) -> TrainConfig:
 
 
 def _gib(size: float) -> str:
-    if size < 2**30:
-        return f"{size / 2**20:.0f} MiB"
-    return f"{size / 2**30:.1f} GiB" if size < 1000 * 2**30 else f"{size / 2**30:.3g} GiB"
+    for unit in ("MiB", "GiB", "TiB"):
+        size /= 2**20 if unit == "MiB" else 2**10
+        if size < 1000:
+            return f"{size:.0f} MiB" if unit == "MiB" else f"{size:.1f} {unit}"
+    return "more than 1000 TiB"

@@ -69,13 +69,13 @@ def run(config: TrainConfig) -> Trainer:
         ValueError: the data cannot be used.
     """
     processes = Processes.start(config.device)
+    free = needs.free_memory(processes.device)  # before the run takes any
     try:
         with _own_folder(config, processes):
             return _run(config, processes)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            message = needs.explain(config, processes.device, needs.free_memory(processes.device))
-            raise TrainingError(message) from error
+            raise TrainingError(needs.explain(config, processes.device, free)) from error
         if str(error).startswith("msa_ops::"):  # such as a backend that cannot run here
             raise TrainingError(str(error).splitlines()[0]) from error
         raise

@@ -1,6 +1,7 @@
 """The configuration of a training run and its messages."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -70,6 +71,13 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     file.write_text("data:\n  sizee: 64\n")
     with pytest.raises(ValueError, match=r"sizee.*did you mean data\.size\?"):
         parse([*SYNTHETIC, "--config", str(file)])
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["--data", "{}"]])
+def test_a_pipe_is_not_read_as_a_configuration(tmp_path, form):
+    os.mkfifo(tmp_path / "run.yaml")
+    with pytest.raises(ValueError, match=r"must be a regular file, which .*run\.yaml is not"):
+        parse([*SYNTHETIC, *(text.format(tmp_path / "run.yaml") for text in form)])
 
 
 def test_impossible_combinations_are_refused_without_a_command_line_too():
