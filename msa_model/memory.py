@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+#: The last one is what a loader says when the operating system killed one of its processes, as it does for memory.
+_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "std::bad_alloc",
+    "is killed by signal: Killed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..train.variants import VARIANTS, differs, variant
-from .command import Command, say
+from .command import Command, CommandError, say
 from .training import read_configuration, training_errors
 
 DETAILS = """\
@@ -55,7 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
         pairs = held_out(config, arguments.held_out, arguments.count)
         for name in names:
             say("ablation", "training", name)
-            train(variant(config, name))
+            trainer = train(variant(config, name))
+            if trainer.step_number != config.steps:
+                raise CommandError(
+                    f"{trainer.config.out} has {trainer.step_number} steps of training already, and {config.steps} are "
+                    f"wanted: name another folder (--out), or --steps {trainer.step_number}"
+                )
         print(compare(config, names, pairs, arguments.shown))
     print(f"picture: {config.out}/ablation.png   figures: {config.out}/ablation.json")
     return 0

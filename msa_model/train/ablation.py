@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from ..evaluate.pairs import NumberedPairs
 from ..evaluate.report import table
 from ..evaluate.sheets import columns_sheet
 from ..nn.generator import Generator
-from .checkpoints import path_of
+from . import checkpoints
 from .config import TrainConfig
 from .variants import variant
 
@@ -61,15 +63,19 @@ def compare(config: TrainConfig, names: list[str], pairs: list[tuple[np.ndarray,
 
     Returns:
         A table of the figures.
+
+    Raises:
+        CheckpointError: a variant's checkpoint is damaged.
     """
     generators = {}
     for name in names:
-        folder = path_of(Path(variant(config, name).out), config.steps)
+        folder = checkpoints.path_of(Path(variant(config, name).out), config.steps)
+        checkpoints.check(folder)
         generators[name] = Generator.load(folder / "generator.safetensors")
     methods = {name: network_fill(generator) for name, generator in generators.items()}
     rows = evaluate_bin(methods, HOLES, pairs, protocols=("standard",))
     facts = {"config": dataclasses.asdict(config), "rows": [dataclasses.asdict(row) for row in rows]}
-    (Path(config.out) / "ablation.json").write_text(json.dumps(facts, indent=1) + "\n")
+    _replace(Path(config.out) / "ablation.json", (json.dumps(facts, indent=1) + "\n").encode())
     pairs = pairs[:shown]
     columns = {"input": [np.where(valid[..., None], image, np.uint8(255)) for image, valid in pairs]}
     for name, fill in methods.items():
@@ -78,5 +84,17 @@ def compare(config: TrainConfig, names: list[str], pairs: list[tuple[np.ndarray,
             for image, valid in pairs
         ]
     columns["truth"] = [image for image, _ in pairs]
-    columns_sheet(columns).save(Path(config.out) / "ablation.png")
+    picture = io.BytesIO()
+    columns_sheet(columns).save(picture, "png")
+    _replace(Path(config.out) / "ablation.png", picture.getvalue())
     return table(rows, ["standard"])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file so that its path never holds half of the content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import re
+from pathlib import Path
 from typing import Literal
 
 from ..nn.generator import GeneratorConfig
@@ -79,13 +80,13 @@ class TrainConfig:
         schedule: "constant" as in the paper; "cosine" lowers the rates to a hundredth by the last step.
         fine_tune: train the second stage: generator at 5e-5 by default, batch-norm statistics frozen. Needs `init`.
         init: file of a generator's weights to start from.
-        resume: continue from the newest checkpoint in `out`, if there is one.
+        resume: continue from the newest checkpoint in `out`, if there is one. False: refuse a folder with checkpoints.
         precision: "float32", or autocast to "bfloat16" or "float16" (with loss scaling).
         compile: compile generator and discriminator with torch.compile; "reduce-overhead" uses CUDA graphs.
         ema: decay of an exponential moving average of the generator's weights; 0 keeps none.
         sync_norm: take batch statistics over all processes.
         seed: of weights, data and masks.
-        device: "auto", "cpu" or "cuda"; under torchrun every process takes its own GPU.
+        device: "auto", "cpu", "cuda" or "cuda:i"; under torchrun every process takes its own GPU.
         save_every: steps between checkpoints.
         keep: how many checkpoints to keep.
         log_every: steps between TensorBoard scalars.
@@ -121,6 +122,19 @@ class TrainConfig:
         def refuse(what: str) -> None:
             raise ValueError(f"msa train: {what}")
 
+        texts = {"out": self.out, "init": self.init, "data.masks": self.data.masks, "loss.vgg": self.loss.vgg}
+        images = [self.data.images] if isinstance(self.data.images, str) else self.data.images
+        for name, text in [*texts.items(), *(("data.images", name) for name in images)]:
+            if "\0" in (text or ""):
+                refuse(f"{name} must be a path, which has no NUL character, got {text!r}")
+        if not self.out.strip():
+            refuse(f"out must name a folder, got {self.out!r}")
+        if not 0 <= self.seed < 2**63:
+            refuse(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        if self.data.workers < 0:
+            refuse(f"data.workers must be 0 or more, got {self.data.workers}")
+        if self.images_every < 0:
+            refuse(f"images_every must be 0 or more, got {self.images_every}")
         for name in ("steps", "batch", "save_every", "keep", "log_every", "max_bad_steps"):
             if getattr(self, name) < 1:
                 refuse(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -195,6 +209,7 @@ def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
     parser.add_argument("--preset", choices=PRESETS, help="defaults for a data set")
     parser.add_argument("--config", action="config", help="YAML file with the keys below")
     parser.add_class_arguments(TrainConfig, as_group=False)
+    _refuse_special_files(argv)
     preset = next((b for a, b in itertools.pairwise(argv) if a == "--preset"), "")
     preset = next((a.split("=", 1)[1] for a in argv if a.startswith("--preset=")), preset)
     parser.set_defaults(_flat(PRESETS.get(preset, {})))
@@ -204,6 +219,16 @@ def parse(argv: list[str], prog: str = "msa train") -> TrainConfig:
         raise ValueError(_with_nearest(str(error), _keys(TrainConfig))) from error
     values = {name: value for name, value in vars(parsed).items() if name not in ("preset", "config")}
     return TrainConfig(**{name: value for name, value in values.items() if not isinstance(value, Namespace)})
+
+
+def _refuse_special_files(argv: list[str]) -> None:
+    """Refuses a pipe or a device as a configuration file: to read it could wait for ever."""
+    options = ("--config", "--data", "--loss", "--generator")
+    given = [pair for pair in itertools.pairwise(argv) if pair[0] in options]
+    given += [(name, value) for name, _, value in (text.partition("=") for text in argv) if name in options and value]
+    for name, value in given:
+        if "\0" not in value and Path(value).exists() and not Path(value).is_file():
+            raise ValueError(f"msa train: {name[2:]} must be a regular file, which {value} is not")
 
 
 def _flat(nested: dict, prefix: str = "") -> dict:

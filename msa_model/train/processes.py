@@ -11,6 +11,16 @@ import torch.distributed as dist
 from .errors import TrainingError
 
 
+def devices() -> list[str]:
+    """Lists the devices that training can use here: "cpu", "cuda:0", …"""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *(f"cuda:{i}" for i in range(gpus))]
+
+
+def _exists(device: str) -> bool:
+    return device in ("auto", *devices()) or (device == "cuda" and len(devices()) > 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Processes:
     """This process among those of the run.
@@ -33,12 +43,15 @@ class Processes:
             device: "auto", "cpu", "cuda" or "cuda:i".
 
         Raises:
-            TrainingError: the device is CUDA and torch finds no GPU.
+            TrainingError: there is no such device; the message lists those that exist.
         """
         world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
         on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        if on_cuda and not torch.cuda.is_available():
-            raise TrainingError(f"device {device}: torch finds no GPU")
+        if not _exists(device):
+            why = (
+                "torch finds no GPU" if device.startswith("cuda") and len(devices()) == 1 else "there is no such device"
+            )
+            raise TrainingError(f"device {device}: {why}; here there are {', '.join(('auto', *devices()))}")
         where = (
             torch.device("cuda", local) if on_cuda and ":" not in device else torch.device(device if on_cuda else "cpu")
         )
@@ -52,6 +65,14 @@ class Processes:
             store = dist.PrefixStore(f"attempt-{attempt}", store)
             dist.init_process_group("nccl" if on_cuda else "gloo", store=store, rank=rank, world_size=world)
         return cls(int(os.environ.get("RANK", "0")), world, where)
+
+    def from_first(self, text: str) -> str:
+        """Returns the first process's text, in every process of the run."""
+        if self.world == 1:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts, src=0)
+        return texts[0]
 
     def stop(self) -> None:
         """Leaves the process group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -15,7 +16,11 @@ from ..data.image_sources import Facades, ImageFolder, ImageSource, MixedImages
 from ..data.mask_sources import BrushMasks, MaskFolder, MaskSource
 from ..data.sampling import StepSampler, make_loader
 from ..data.training_data import InpaintingData
+from ..memory import is_out_of_memory
+from . import checkpoints, needs
 from .config import TrainConfig
+from .errors import TrainingError
+from .folder_lock import FolderLock
 from .processes import Processes
 from .trainer import Trainer
 
@@ -53,47 +58,93 @@ def batches(config: TrainConfig, trainer: Trainer) -> Iterator[dict]:
 def run(config: TrainConfig) -> Trainer:
     """Trains to the configuration's last step, from the newest checkpoint if it resumes.
 
-    Earlier checkpoints stay, whatever the error.
+    Earlier checkpoints stay, whatever the error. A lock keeps other trainings out of the folder until this one ends.
 
     Returns:
         The trainer, after its last step.
 
     Raises:
-        TrainingError: training cannot start, or too many steps are not finite.
+        TrainingError: training cannot start, memory runs out, or too many steps are not finite.
         CheckpointError: a checkpoint cannot be written or read.
         ValueError: the data cannot be used.
     """
-    from tqdm import tqdm
-
     processes = Processes.start(config.device)
+    free = needs.free_memory(processes.device)  # before the run takes any
     try:
-        trainer = Trainer(config, processes)
-        changes = trainer.resume() if config.resume else None
-        if changes is not None:
-            _say(processes, f"continuing after step {trainer.step_number}")
-            for line in changes:
-                _say(processes, f"not as before: {line}")
-        log = _Log(config, trainer)
-        start, first = time.monotonic(), trainer.step_number
-        bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=processes.rank > 0)
-        with bar, log:
-            for batch in batches(config, trainer):
-                image = batch["image"].to(trainer.device, memory_format=torch.channels_last, non_blocking=True)
-                mask = batch["mask"].to(trainer.device, non_blocking=True)
-                terms = trainer.step(image, mask)
-                bar.update()
-                done = trainer.step_number
-                if done % config.log_every == 0 or done == config.steps:
-                    per_second = (done - first) * config.batch * processes.world / (time.monotonic() - start)
-                    bar.set_postfix_str(log.scalars(terms, per_second))
-                    trainer.stop_if_not_finite()
-                if config.images_every and done % config.images_every == 0:
-                    log.images(image, mask)
-                if done % config.save_every == 0 or done == config.steps:
-                    trainer.save()
-        return trainer
+        with _own_folder(config, processes):
+            return _run(config, processes)
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise TrainingError(needs.explain(config, processes.device, free)) from error
+        if str(error).startswith("msa_ops::"):  # such as a backend that cannot run here
+            raise TrainingError(str(error).splitlines()[0]) from error
+        raise
     finally:
         processes.stop()
+
+
+@contextlib.contextmanager
+def _own_folder(config: TrainConfig, processes: Processes) -> Iterator[None]:
+    """Locks the folder of the run, for all its processes.
+
+    Raises:
+        TrainingError: another training uses it, it cannot be written, or its checkpoints would be mixed with new ones.
+    """
+    folder, lock, problem = Path(config.out), None, ""
+    if processes.rank == 0:
+        try:
+            lock = FolderLock(folder)
+            if lock.problem:
+                _say(processes, lock.problem)
+        except TrainingError as error:
+            problem = str(error)
+    if problem := processes.from_first(problem):
+        raise TrainingError(problem)
+    try:
+        if not config.resume and (steps := checkpoints.steps_in(folder)):
+            raise TrainingError(
+                f"{folder} holds checkpoints of another run, the newest of step {steps[-1]}, and resume is false: name "
+                "another folder (--out), continue that run (--resume true), or remove its checkpoints"
+            )
+        if processes.rank == 0:
+            checkpoints.clean(folder)
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _run(config: TrainConfig, processes: Processes) -> Trainer:
+    from tqdm import tqdm
+
+    needs.refuse_what_cannot_fit(config, processes.device)
+    trainer = Trainer(config, processes)
+    changes = trainer.resume() if config.resume else None
+    if changes is not None:
+        _say(processes, f"continuing after step {trainer.step_number}")
+        if trainer.resumed_unchecked:
+            _say(processes, "an older version wrote this checkpoint, without checksums: damage to it would not show")
+        for line in changes:
+            _say(processes, f"not as before: {line}")
+    log = _Log(config, trainer)
+    start, first = time.monotonic(), trainer.step_number
+    bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=processes.rank > 0)
+    with bar, log:
+        for batch in batches(config, trainer):
+            image = batch["image"].to(trainer.device, memory_format=torch.channels_last, non_blocking=True)
+            mask = batch["mask"].to(trainer.device, non_blocking=True)
+            terms = trainer.step(image, mask)
+            bar.update()
+            done = trainer.step_number
+            if done % config.log_every == 0 or done == config.steps:
+                per_second = (done - first) * config.batch * processes.world / (time.monotonic() - start)
+                bar.set_postfix_str(log.scalars(terms, per_second))
+                trainer.stop_if_not_finite()
+            if config.images_every and done % config.images_every == 0:
+                log.images(image, mask)
+            if done % config.save_every == 0 or done == config.steps:
+                trainer.save()
+    return trainer
 
 
 def _say(processes: Processes, text: str) -> None:

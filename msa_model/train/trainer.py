@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..memory import is_out_of_memory
 from ..nn.discriminator import Discriminator
 from ..nn.generator import Generator
 from ..nn.losses import InpaintingLoss
@@ -75,6 +76,7 @@ class Trainer:
             average = get_ema_multi_avg_fn(config.ema)
             self.ema = AveragedModel(self.generator, multi_avg_fn=average, use_buffers=True)
         self.step_number = 0
+        self.resumed_unchecked = False  # whether the run continues from a checkpoint that has no checksums
         self.bad_steps = torch.zeros((), device=self.device)  # updates that were skipped
         self._not_finite: dict[str, Tensor] = {}  # term -> in how many steps it was not finite
         self._networks = {"generator": self._wrap(self.generator), "discriminator": self._wrap(self.discriminator)}
@@ -216,6 +218,7 @@ class Trainer:
         save_file(weights, folder / "discriminator.safetensors")
         state = {
             "step": self.step_number,
+            "checksums": True,  # so that a checkpoint that lost them is not taken for one of an older version
             "config": json.dumps(dataclasses.asdict(self.config)),
             "bad_steps": self.bad_steps.item(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -233,13 +236,23 @@ class Trainer:
             The differences from the configuration that wrote it, a line per key; None if there is no checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint cannot be read, or is of another architecture.
+            CheckpointError: the checkpoint is damaged, cannot be read, or is of another architecture.
         """
         steps = checkpoints.steps_in(Path(self.config.out))
         if not steps:
             return None
         folder = checkpoints.path_of(Path(self.config.out), steps[-1])
+        self.resumed_unchecked = not checkpoints.check(folder)
         state = checkpoints.load_state(folder)
+        try:
+            return self._restore(folder, state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise checkpoints.unusable(folder, error) from error
+
+    def _restore(self, folder: Path, state: dict) -> list[str]:
+        """Loads a checkpoint; returns the differences of the configurations."""
         checkpoints.fit(self.generator, checkpoints.load_weights(folder, "generator"), f"{folder}'s generator")
         weights = checkpoints.load_weights(folder, "discriminator")
         checkpoints.fit(self.discriminator, weights, f"{folder}'s discriminator")

@@ -32,3 +32,15 @@ def test_unknown_names_are_refused(capsys):
     assert "unknown variant 'theirs'; known are ours, adversarial-0" in capsys.readouterr().err
     assert cli.main(["ablation", "--stepz", "3", *TWO_STEPS]) == 2
     assert capsys.readouterr().err == "msa ablation: error: unrecognized arguments: --stepz 3; did you mean steps?\n"
+
+
+def test_a_folder_with_longer_runs_is_refused(tmp_path, capsys):
+    for steps in ("2", "1"):
+        code = cli.main(
+            ["ablation", "--only", "ours", "--count", "1", *TWO_STEPS, "--steps", steps, "--out", str(tmp_path)]
+        )
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"msa ablation: error: {tmp_path}/ours has 2 steps of training already, and 1 are wanted: name another folder "
+        "(--out), or --steps 2"
+    )

@@ -1,10 +1,16 @@
 """`msa train`: its messages and exit codes."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from msa_model import cli
 from msa_model.train import run
 from msa_model.train.errors import CheckpointError, TrainingError
+from msa_model.train.trainer import Trainer
 
 from ..train.tiny import TINY
 
@@ -38,13 +44,48 @@ def test_wrong_configurations_are_wrong_usage(capsys, arguments, said):
         (KeyboardInterrupt(), 130, "interrupted; checkpoints are in runs/x"),
     ],
 )
-def test_errors_of_a_run_are_one_line(monkeypatch, capsys, error, code, said):
+def test_errors_of_a_run_are_one_line(tmp_path, monkeypatch, capsys, error, code, said):
     def stop(config):
         raise error
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/x/step-00000001").mkdir(parents=True)
     monkeypatch.setattr(run, "run", stop)
     assert cli.main(["train", *TINY, "--out", "runs/x"]) == code
     assert capsys.readouterr().err == f"msa train: {said}\n"
+
+
+def test_no_path_is_printed_that_is_gone(tmp_path, monkeypatch, capsys):
+    def remove(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save", lambda trainer: None)
+    assert cli.main(["train", *TINY, "--steps", "1", "--out", str(tmp_path)]) == 1
+    assert f"trained 1 steps, but {tmp_path}/step-00000001 has been removed" in capsys.readouterr().err
+    monkeypatch.setattr(Trainer, "save", remove)
+    assert cli.main(["train", *TINY, "--steps", "1", "--out", str(tmp_path)]) == 130
+    assert "msa train: interrupted; there is no checkpoint yet\n" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_and_its_loaders_in_one_line(tmp_path):
+    arguments = [*TINY, "--steps", "100000", "--data.workers", "2", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "msa_model", "train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said = ""
+    while "loss" not in said:
+        assert process.poll() is None, said
+        said += process.stderr.read(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
+    rest = process.communicate(timeout=100)[1]
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "msa train: interrupted; there is no checkpoint yet"
 
 
 def test_help_lists_the_keys(capsys):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 import torch
@@ -71,6 +72,98 @@ def test_state_never_runs_code(tmp_path):
     checkpoints.save(tmp_path, 1, lambda folder: torch.save(Payload(), folder / "state.pt"), keep=1)
     with pytest.raises(checkpoints.CheckpointError, match="there is none before it"):
         checkpoints.load_state(checkpoints.path_of(tmp_path, 1))
+
+
+def write_marked(folder, value=1.0):
+    """Writes as this version does: state.pt knows that there are checksums."""
+    write(folder, value)
+    torch.save({"step": value, "checksums": True}, folder / "state.pt")
+
+
+def three(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, step, lambda folder, step=step: write_marked(folder, float(step)), keep=3)
+    return [checkpoints.path_of(tmp_path, step) for step in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", ["state.pt", "generator.safetensors", "checksums.json"])
+def test_a_flipped_bit_is_refused_with_the_newest_intact_checkpoint(tmp_path, name):
+    first, second, third = three(tmp_path)
+    assert checkpoints.check(third)
+    content = bytearray((third / name).read_bytes())
+    for place in range(0, len(content), max(1, len(content) // 40)):
+        content[place] ^= 4
+        (third / name).write_bytes(content)
+        with pytest.raises(checkpoints.CheckpointError) as caught:
+            checkpoints.check(third)
+        wanted = f"{third} is damaged: {name} is not what was written; remove it to continue from {second}"
+        assert str(caught.value) == wanted or name == "checksums.json"
+        content[place] ^= 4
+    (second / name).write_bytes(b"")
+    (third / name).unlink()
+    read = checkpoints.load_state if name == "checksums.json" else checkpoints.check
+    with pytest.raises(checkpoints.CheckpointError) as caught:
+        read(third)
+    advice = f"remove step-00000003 and step-00000002 to continue from {first}"
+    assert str(caught.value) == f"{third} is damaged: {name} is missing; {advice}"
+
+
+def test_files_of_another_step_are_refused(tmp_path):
+    _, second, third = three(tmp_path)
+    shutil.copyfile(second / "generator.safetensors", third / "ema.safetensors")
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"damaged: ema\.safetensors was added later; .*step-00000002"
+    ):
+        checkpoints.check(third)
+    shutil.rmtree(third)
+    second.rename(third)
+    with pytest.raises(checkpoints.CheckpointError, match=r"written as the checkpoint of step 2; .*step-00000001"):
+        checkpoints.check(third)
+    (third / "checksums.json").unlink()
+    torch.save({"step": 2.0}, third / "state.pt")  # as an older version wrote it
+    assert not checkpoints.check(third)
+    with pytest.raises(checkpoints.CheckpointError, match=r"damaged: state\.pt is of step 2\.0"):
+        checkpoints.load_state(third)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    *_, third = three(tmp_path)
+    for name in ("state.pt", "checksums.json"):
+        (third / name).unlink()
+        os.mkfifo(third / name)
+        with pytest.raises(checkpoints.CheckpointError, match=f"{name} cannot be read .*not a regular file"):
+            checkpoints.check(third)
+    (third / "checksums.json").unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=r"state\.pt cannot be read \(not a regular file\)"):
+        checkpoints.load_state(third)
+
+
+def test_later_checkpoints_do_not_take_the_place_of_the_one_that_was_written(tmp_path):
+    three(tmp_path)
+    assert checkpoints.save(tmp_path, 2, write, keep=1).is_dir()
+    assert checkpoints.steps_in(tmp_path) == [2, 3]
+
+
+def test_a_checkpoint_is_removed_under_another_name(tmp_path, monkeypatch):
+    three(tmp_path)
+    seen = []
+    rmtree = shutil.rmtree
+
+    def die(path, **options):
+        seen.append(os.path.basename(path))
+        if os.path.exists(path):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(tmp_path, 4, write, keep=1)
+    assert seen[-1] == ".step-00000001.old"
+    assert checkpoints.steps_in(tmp_path) == [2, 3, 4]
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", rmtree)
+    (tmp_path / ".step-00000009.part").mkdir()
+    (tmp_path / ".mine.old").mkdir()
+    checkpoints.clean(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".mine.old"]
 
 
 def test_another_architecture_is_described():

@@ -1,6 +1,7 @@
 """The configuration of a training run and its messages."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_defaults_are_the_papers():
         (["--steps", "many"], "steps"),
         (["--precision", "float8"], "precision"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--out", ""], "out must name a folder, got ''"),
+        (["--out", "a\0b"], r"out must be a path, which has no NUL character, got 'a\\x00b'"),
+        (["--data.images", "[synthetic, 'a\0b']"], "NUL|special characters"),
+        (["--seed", "-1"], r"seed must be between 0 and 2\^63 - 1, got -1"),
+        (["--seed", str(2**64)], "seed must be between 0"),
+        (["--data.workers", "-1"], "workers must be 0 or more, got -1"),
+        (["--images_every", "-1"], "images_every must be 0 or more, got -1"),
         (["--ema", "1"], r"ema must be in \[0, 1\), got 1"),
         (["--data.images", "[]"], "data.images names no images"),
         (["--data.hole_ratio", "[0.5, 0.1]"], "data.hole_ratio must be 0 <= low < high <= 1"),
@@ -63,6 +71,13 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     file.write_text("data:\n  sizee: 64\n")
     with pytest.raises(ValueError, match=r"sizee.*did you mean data\.size\?"):
         parse([*SYNTHETIC, "--config", str(file)])
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"], ["--data", "{}"]])
+def test_a_pipe_is_not_read_as_a_configuration(tmp_path, form):
+    os.mkfifo(tmp_path / "run.yaml")
+    with pytest.raises(ValueError, match=r"must be a regular file, which .*run\.yaml is not"):
+        parse([*SYNTHETIC, *(text.format(tmp_path / "run.yaml") for text in form)])
 
 
 def test_impossible_combinations_are_refused_without_a_command_line_too():

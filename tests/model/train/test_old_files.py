@@ -55,5 +55,7 @@ def test_a_run_continues_from_its_checkpoint(tmp_path, monkeypatch, capsys):
             assert_same(found[number], wanted[number])
 
     run(dataclasses.replace(config, steps=3))
-    assert "continuing after step 2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "continuing after step 2" in said
+    assert "an older version wrote this checkpoint, without checksums: damage to it would not show" in said
     assert checkpoints.steps_in(tmp_path / "run") == [2, 3]

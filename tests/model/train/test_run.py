@@ -5,7 +5,7 @@ import torch
 
 from msa_model.data.facades import render_facade
 from msa_model.train import checkpoints
-from msa_model.train.errors import CheckpointError
+from msa_model.train.errors import CheckpointError, TrainingError
 from msa_model.train.run import run, training_data
 
 from .tiny import batch, config, weights
@@ -65,3 +65,60 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     run(config(tmp_path, "--steps", "1"))
     with pytest.raises(CheckpointError, match=r"generator is of another architecture: of another shape: .*wanted"):
         run(config(tmp_path, "--steps", "2", "--generator.base_width", "8"))
+
+
+def test_a_used_folder_without_resuming_is_refused_and_stays_as_it_is(tmp_path):
+    run(config(tmp_path, "--steps", "2", "--save_every", "1"))
+    for steps in ("1", "2", "5"):
+        with pytest.raises(TrainingError) as caught:
+            run(config(tmp_path, "--steps", steps, "--resume", "false"))
+        assert str(caught.value) == (
+            f"{tmp_path} holds checkpoints of another run, the newest of step 2, and resume is false: name another "
+            "folder (--out), continue that run (--resume true), or remove its checkpoints"
+        )
+    assert checkpoints.steps_in(tmp_path) == [1, 2]
+    run(config(tmp_path / "new", "--steps", "1", "--resume", "false"))
+    assert checkpoints.steps_in(tmp_path / "new") == [1]
+
+
+def test_a_damaged_checkpoint_is_never_resumed(tmp_path):
+    run(config(tmp_path, "--steps", "2", "--save_every", "1"))
+    file = tmp_path / "step-00000002" / "generator.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1  # in a weight
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"step-00000002 is damaged: generator\.safetensors .*step-00000001$"):
+        run(config(tmp_path, "--steps", "3"))
+
+
+def test_a_state_of_another_kind_is_one_line(tmp_path):
+    run(config(tmp_path, "--steps", "1"))
+    folder = tmp_path / "step-00000001"
+    (folder / "checksums.json").unlink()
+    torch.save({"step": 1, "config": "{}"}, folder / "state.pt")
+    with pytest.raises(
+        CheckpointError, match=r"state\.pt is not the state of such a run \(KeyError: 'optimizers'\); there"
+    ):
+        run(config(tmp_path, "--steps", "2"))
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "meta", "cpu:1", "cuda:x", "cuda:99", "", "CPU"])
+def test_unknown_devices_are_refused_with_those_that_exist(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(TrainingError) as caught:
+        run(config(tmp_path / "run", "--device", device))
+    assert str(caught.value) == f"device {device}: there is no such device; here there are auto, cpu, cuda:0, cuda:1"
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_without_a_gpu_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(TrainingError, match=f"device {device}: torch finds no GPU; here there are auto, cpu$"):
+            run(config(tmp_path, "--device", device))
+
+
+def test_a_backend_that_cannot_run_here_is_refused_with_the_reasons(tmp_path):
+    with pytest.raises(TrainingError, match=r"^msa_ops::partial_conv2d: backend 'cuda' cannot run: .*$"):
+        run(config(tmp_path, "--generator.backend", "cuda", "--steps", "1"))
