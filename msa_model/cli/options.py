@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import devices
 from ..memory import is_out_of_memory
 from ..weights import demo_weights
 from .command import CommandError
@@ -60,9 +60,10 @@ def weights_file(text: str) -> Path:
 
 def device_name(text: str) -> str:
     """Reads the name of a device, without asking torch for it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:i, got {text!r}")
-    return text
+    try:
+        return devices.device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
@@ -101,18 +102,10 @@ def find_device(name: str) -> torch.device:
     Raises:
         CommandError: there is no such device.
     """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            why = "torch finds no GPU" if torch.version.cuda else "this torch is built without CUDA"
-            raise CommandError(f"--device {name}: {why}")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise CommandError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
-    return device
+    try:
+        return devices.find_device(name)
+    except ValueError as error:
+        raise CommandError(f"--device {name}: {error}") from error
 
 
 def load_generator(path: Path, device: torch.device) -> Generator:
