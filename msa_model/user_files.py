@@ -1,4 +1,4 @@
-"""Opens the files that a user names. This is the only way in which the package opens them.
+"""Opens the files that a user names. This is the only way in which the package opens them for reading.
 
 Only regular files are opened. Anything else may wait for ever (a pipe without a writer), never end (a device), or act
 when it is opened (a tape rewinds). The exception are pipes that the shell has opened for this process: /dev/stdin, and
@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import re
+import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -65,6 +66,21 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         return file
     with file:
         return io.BytesIO(file.read())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file so that its path never holds half of the content. What is at the path already is not opened.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".msa-{secrets.token_hex(8)}.part")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_own_pipe(path: str | os.PathLike) -> bool:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import os
+import reprlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msa_ops import partial_conv2d, partial_conv2d_upcat
+from msa_ops import not_supported_reasons, partial_conv2d, partial_conv2d_upcat
 
+from .. import user_files
+from . import state_dicts
 from .attention_block import AttentionBlock
 from .normalization import RegionNorm2d
+from .safetensors_files import SafetensorsFile, json_object
 
 FORMAT = "msa_model.Generator"
+
+# Limits of the configuration. The paper's values are 64, 1 and 1.
+_WIDEST = 1 << 20
+_LARGEST_RADIUS = 65535
+_LARGEST_SE_RATIO = 64
+_WIDEST_IN_A_FILE = 1024  # a network of this width has 8.6 thousand million weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +66,46 @@ class GeneratorConfig:
     norm: str = "batch"
 
     def __post_init__(self) -> None:
-        def refuse(name: str, wanted: str) -> None:
-            raise ValueError(f"msa_model.Generator: {name} must be {wanted}, got {getattr(self, name)!r}")
+        # A configuration may come from a file of unknown origin, so no type is taken for granted, and nothing is so
+        # large that a product of sizes overflows.
+        def refuse(name: str, wanted: str) -> NoReturn:
+            raise ValueError(f"msa_model.Generator: {name} must be {wanted}, got {reprlib.repr(getattr(self, name))}")
 
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        if self.base_width < 1:
-            refuse("base_width", "positive")
-        if not 2 <= self.depth <= 12:
-            refuse("depth", "between 2 and 12")
+        def whole(name: str, wanted: str, low: int, high: int) -> None:
+            value = getattr(self, name)
+            if not _is_number(value, numbers.Integral) or not low <= value <= high:
+                refuse(name, wanted)
+            object.__setattr__(self, name, int(value))
+
+        def finite(name: str, wanted: str, low: float, high: float) -> None:
+            value = getattr(self, name)
+            if not _is_number(value, numbers.Real) or not low <= value <= high:
+                refuse(name, wanted)
+
+        whole("base_width", f"positive, a whole number up to {_WIDEST}", 1, _WIDEST)
+        whole("depth", "between 2 and 12", 2, 12)
+        whole("radius", f"a whole number from 0 to {_LARGEST_RADIUS}", 0, _LARGEST_RADIUS)
+        finite("scale", "a finite number", -sys.float_info.max, sys.float_info.max)
+        finite("se_ratio", f"a number from 0 to {_LARGEST_SE_RATIO}", 0, _LARGEST_SE_RATIO)
+        if not isinstance(self.renormalize, bool):
+            refuse("renormalize", "true or false")
         if self.variant not in ("paper", "released"):
             refuse("variant", "'paper' or 'released'")
         if self.mask_reduction not in ("nearest", "all_valid"):
             refuse("mask_reduction", "'nearest' or 'all_valid'")
         if self.norm not in ("batch", "region"):
             refuse("norm", "'batch' or 'region'")
-        if not all(2 <= level <= self.depth for level in self.attention_levels):
-            refuse("attention_levels", f"decoder levels between 2 and depth={self.depth}")
+        try:
+            not_supported_reasons("partial_conv2d", self.backend)
+        except ValueError as error:
+            raise ValueError(f"msa_model.Generator: backend: {error}") from None
+        levels = self.attention_levels
+        wanted = f"decoder levels between 2 and depth={self.depth}"
+        if isinstance(levels, str) or not isinstance(levels, Sequence) or len(levels) > self.depth:
+            refuse("attention_levels", f"{wanted}, at most {self.depth} of them")
+        if not all(_is_number(level, numbers.Integral) and 2 <= level <= self.depth for level in levels):
+            refuse("attention_levels", wanted)
+        object.__setattr__(self, "attention_levels", tuple(map(int, levels)))
 
     def encoder_width(self, level: int) -> int:
         """Output channels of Encode_level; level 0 is the image."""
@@ -77,6 +114,10 @@ class GeneratorConfig:
     def decoder_width(self, level: int) -> int:
         """Output channels of Decode_level."""
         return self.encoder_width(level - 1)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def make_norm(config: GeneratorConfig, width: int) -> nn.Module:
@@ -334,6 +375,9 @@ class Generator(nn.Module):
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides: Any) -> Generator:
         """Loads a generator that `save` wrote.
 
+        The file is not trusted. Its header is compared with the network of its configuration, of which at that time
+        only the shapes exist; memory is taken for a file that fits, and no code in it is run.
+
         Args:
             path: the safetensors file.
             device: where the weights go.
@@ -344,23 +388,43 @@ class Generator(nn.Module):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a generator's, or its weights do not fit its configuration.
+            ValueError: the file is not a generator's, its configuration is impossible, its weights do not fit the
+                configuration or are not finite.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"msa_model.Generator: no weights at {path}")
+        who = "msa_model.Generator"
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"msa_model.Generator: {path} is not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"msa_model.Generator: {path} was not written by Generator.save")
-        generator = cls(**(json.loads(metadata["config"]) | overrides)).to(device)
-        try:
-            generator.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"msa_model.Generator: {path} does not fit its configuration: {error}") from error
+            file = user_files.open_file(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{who}: no weights at {path}") from None
+        except user_files.NotAFileError as error:
+            raise ValueError(f"{who}: {path}: {error.strerror}") from None
+        with file:
+            try:
+                content = SafetensorsFile(file)
+            except ValueError as error:
+                raise ValueError(f"{who}: {path} is not a readable safetensors file ({error})") from error
+            if content.metadata.get("format") != FORMAT:
+                raise ValueError(f"{who}: {path} was not written by Generator.save")
+            try:
+                options = json_object(content.metadata.get("config", ""))
+            except ValueError as error:
+                raise ValueError(f"{who}: {path}: its configuration cannot be read: {error}") from None
+            known = {field.name for field in dataclasses.fields(GeneratorConfig)}
+            if unknown := sorted(options.keys() - known):
+                raise ValueError(f"{who}: {path}: its configuration has an unknown option {reprlib.repr(unknown[0])}")
+            config = GeneratorConfig(**(options | overrides))
+            if config.base_width > _WIDEST_IN_A_FILE:
+                raise ValueError(
+                    f"{who}: {path}: its base_width is {config.base_width}, at most {_WIDEST_IN_A_FILE} is loaded"
+                )
+            with torch.device("meta"):
+                generator = cls(**dataclasses.asdict(config))
+            if wrong := state_dicts.differences(content.entries, generator.state_dict()):
+                raise ValueError(f"{who}: {path} does not fit its configuration: {wrong}")
+            generator.to_empty(device=device)
+            state = generator.state_dict()
+            for name, tensor in content.tensors():
+                state[name].copy_(tensor)
+        if wrong := state_dicts.not_finite(state):
+            raise ValueError(f"{who}: {path} holds weights that are not finite: {wrong}")
         return generator.eval()
