@@ -267,7 +267,8 @@ class Generator(nn.Module):
             }
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Without data there is nothing to draw, and torch would import its compiler to find that out.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, a=0.2)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -419,12 +420,14 @@ class Generator(nn.Module):
                 )
             with torch.device("meta"):
                 generator = cls(**dataclasses.asdict(config))
-            if wrong := state_dicts.differences(content.entries, generator.state_dict()):
+            wanted = generator.state_dict()
+            if wrong := state_dicts.differences(content.entries, wanted):
                 raise ValueError(f"{who}: {path} does not fit its configuration: {wrong}")
-            generator.to_empty(device=device)
-            state = generator.state_dict()
-            for name, tensor in content.tensors():
-                state[name].copy_(tensor)
+            try:
+                state = {name: tensor.to(device, wanted[name].dtype) for name, tensor in content.tensors()}
+            except ValueError as error:
+                raise ValueError(f"{who}: {path} is not a readable safetensors file ({error})") from error
         if wrong := state_dicts.not_finite(state):
             raise ValueError(f"{who}: {path} holds weights that are not finite: {wrong}")
+        generator.load_state_dict(state, assign=True)
         return generator.eval()

@@ -92,9 +92,9 @@ def load_released(path: str | os.PathLike, device: str | torch.device = "cpu", *
         raise ValueError(f"{_WHO}: {path} is not the released generator's: {wrong}")
     if wrong := state_dicts.not_finite(found):
         raise ValueError(f"{_WHO}: {path} holds weights that are not finite: {wrong}")
-    generator.to_empty(device=device)
     zero = torch.zeros((), dtype=torch.long)
-    generator.load_state_dict({name: found.get(theirs, zero) for theirs, name in keys.items()})
+    state = {name: found.get(theirs, zero).to(device, ours[name].dtype, copy=True) for theirs, name in keys.items()}
+    generator.load_state_dict(state, assign=True)
     return generator.eval()
 
 

@@ -87,12 +87,12 @@ class SafetensorsFile:
             ValueError: the file has become shorter.
         """
         for name, entry in self.entries.items():
-            content = bytearray(entry.end - entry.begin)
+            content = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
             self._file.seek(self._start + entry.begin)
-            if self._file.readinto(content) != len(content):  # type: ignore[attr-defined]  # BinaryIO does not list it
+            # BinaryIO does not list readinto.
+            if self._file.readinto(content.numpy()) != len(content):  # type: ignore[attr-defined]
                 raise ValueError(f"the file ends within {name}")
-            flat = torch.frombuffer(content, dtype=entry.dtype) if content else torch.empty(0, dtype=entry.dtype)
-            yield name, flat.view(entry.shape)
+            yield name, content.view(entry.dtype).view(entry.shape)
 
 
 def _entry(name: str, said: Any) -> Entry:
