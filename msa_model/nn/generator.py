@@ -413,6 +413,10 @@ class Generator(nn.Module):
             known = {field.name for field in dataclasses.fields(GeneratorConfig)}
             if unknown := sorted(options.keys() - known):
                 raise ValueError(f"{who}: {path}: its configuration has an unknown option {reprlib.repr(unknown[0])}")
+            try:
+                GeneratorConfig(**options)
+            except ValueError as error:
+                raise ValueError(f"{who}: {path}: {str(error).removeprefix(f'{who}: ')}") from None
             config = GeneratorConfig(**(options | overrides))
             if config.base_width > _WIDEST_IN_A_FILE:
                 raise ValueError(
