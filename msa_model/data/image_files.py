@@ -62,6 +62,9 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _LONGEST_JPEG_EXIF = 65533  # bytes that fit into one marker
 
 
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
 class ImageFileError(Exception):
     """A file that cannot be read as an image, or written; the message is one printable line that names the file."""
 
@@ -103,6 +106,8 @@ def read(path: str | os.PathLike) -> Picture:
         raise ImageFileError(f"{path}: has more than {limit} pixels, Pillow's limit for an image file") from None
     except FileNotFoundError:
         raise ImageFileError(f"{path}: no such file") from None
+    except user_files.NotAFileError as error:
+        raise ImageFileError(f"{path}: {error.strerror}") from None
     except UnidentifiedImageError:
         raise ImageFileError(f"{path}: is not a readable JPEG, PNG, WebP, TIFF or BMP image") from None
     except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
@@ -218,7 +223,8 @@ def write(path: str | os.PathLike, picture: Picture) -> list[str]:
         options, more_notes = _save_options(file_format, picture, image, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "xb") as file:
+            # A file object without a name: Pillow cannot give libtiff a name that is not UTF-8.
+            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _BINARY, 0o666), "wb") as file:
                 silent = native_messages.caught() if file_format == "TIFF" else contextlib.nullcontext()
                 with silent:
                     image.save(file, format=file_format, **options)
