@@ -58,7 +58,7 @@ def test_inpaint_names_a_pipe_wherever_it_is(files, pipe, tmp_path, capfd):
 
 
 def test_a_pipe_in_a_folder_is_one_bad_file(files, pipe, tmp_path, capfd):
-    image, mask, _ = files
+    mask = files[1]
     folder = tmp_path / "images"
     folder.mkdir()
     pipe.rename(folder / "b.png")
@@ -182,7 +182,8 @@ def test_lines_of_wrong_usage_are_short_and_printable(capsys):
 
 def test_a_long_message_is_cut(capfd, tmp_path):
     (line,) = said(capfd, ["inpaint", tmp_path / ("x" * 100_000), "m", "-o", tmp_path])
-    assert line.endswith("File name too long" + line[line.rindex("long") + 4 :])
+    assert "File name too long" in line
+    assert "... (of " in line
 
 
 def test_the_backend_of_a_file_is_a_preference(files, tmp_path, capfd):
