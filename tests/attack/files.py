@@ -48,7 +48,7 @@ def fill_folder(rng: np.random.Generator, folder: Path, suffixes: list[str]) -> 
         Path below the folder -> whether the file is good; None for a damaged one, which may still be readable.
     """
     made: dict[str, bool | None] = {}
-    for number in range(int(rng.integers(1, 9))):
+    for number in range(int(rng.integers(1, 25))):
         suffix = str(rng.choice(suffixes))
         name = odd_files.name_of(rng, number, suffix)
         path = folder / name

@@ -45,7 +45,6 @@ def test_names_that_reach_the_terminal_unchanged(monkeypatch):
 def test_lines_of_another_library(monkeypatch):
     monkeypatch.setattr(native_messages, "caught", lambda: contextlib.nullcontext([]))
     monkeypatch.setattr(odd_files, "GOOD", {".tif": odd_files.GOOD[".tif"]})
-    monkeypatch.setattr(odd_files, "wrong", odd_files.damaged)
     assert "wanted a line of msa inpaint" in failure("inpaint")
 
 

@@ -1,6 +1,9 @@
 """The attack with hostile files of weights finds planted faults, and its files are good where they are not changed."""
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -89,6 +92,6 @@ def test_a_load_that_takes_memory_hangs_or_crashes():
     with pytest.raises(AssertionError, match=r"(?s)traceback.*MemoryError"):
         boxed.run(lambda: len(np.ones(1 << 30)), memory=1 << 30)
     with pytest.raises(AssertionError, match="wanted an end"):
-        boxed.run(lambda: __import__("time").sleep(60), seconds=0.2)
-    with pytest.raises(AssertionError, match="killed by signal 6"):
-        boxed.run(lambda: __import__("os").abort())
+        boxed.run(lambda: time.sleep(60), seconds=0.2)
+    with pytest.raises(AssertionError, match="killed by signal 9"):
+        boxed.run(lambda: os.kill(os.getpid(), signal.SIGKILL))
