@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from msa_model import Generator
-from msa_model.nn import generator as generator_file
-from msa_model.nn import state_dicts
+from msa_model.nn import generator_config, state_dicts
 
 from . import boxed, campaign, weights
 
@@ -59,7 +58,7 @@ def config_case(rng, folder):
 
 
 def test_a_configuration_that_is_believed(monkeypatch):
-    monkeypatch.setattr(generator_file.GeneratorConfig, "__post_init__", lambda self: None)
+    monkeypatch.setattr(generator_config.GeneratorConfig, "__post_init__", lambda self: None)
     assert failure(config_case)
 
 
