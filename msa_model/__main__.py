@@ -2,6 +2,12 @@
 
 import sys
 
-from .cli import main
+if __name__ == "__main__":
+    try:
+        from .cli import main
 
-sys.exit(main())
+        code = main()
+    except KeyboardInterrupt:  # before or after what `main` watches
+        print("msa: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

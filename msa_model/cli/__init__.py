@@ -1,34 +1,25 @@
 """The command line, ``msa`` or ``python -m msa_model``.
 
-Every command is a file of this package that defines a `Command`; `COMMANDS` lists them. argparse reads the arguments.
-Only the keys of a training configuration (``msa train``, ``msa ablation``) are read by jsonargparse, because the
-dataclasses in `msa_model.train.config` define their names and types.
+Every command is a file of this package that defines a `Command`; `commands.COMMANDS` lists them.
+
+This file imports next to nothing, so that `main` runs, and answers Ctrl-C, before anything is imported that takes time.
 """
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
-from . import ablation, attention_map, demo, evaluate, info, inpaint, train
-from .command import Command, CommandError, say
+from .._lazy import lazy_names
 
-COMMANDS: tuple[Command, ...] = (
-    inpaint.COMMAND,
-    train.COMMAND,
-    ablation.COMMAND,
-    evaluate.COMMAND,
-    attention_map.COMMAND,
-    demo.COMMAND,
-    info.COMMAND,
-)
+if TYPE_CHECKING:
+    from .commands import COMMANDS
 
-#: Module -> the extra of the package ``msa-ops`` that installs it.
-_EXTRAS = {
-    **dict.fromkeys(("PIL", "safetensors", "tqdm"), "model"),
-    **dict.fromkeys(("jsonargparse", "yaml", "tensorboard"), "train"),
-    **dict.fromkeys(("torchmetrics", "cv2", "skimage", "matplotlib"), "evaluate"),
-}
+__all__ = ["COMMANDS", "main"]
+
+__getattr__ = lazy_names(__name__, {"COMMANDS": "commands"})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,49 +34,30 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         SystemExit: 2 for wrong usage that argparse finds, 0 after ``--help``.
     """
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    name = arguments.command
-    command = next(command for command in COMMANDS if command.name == name)
-    if command.training_keys:
-        arguments.training_keys = rest
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
-        return command.run(arguments)
-    except CommandError as error:
-        say(name, "error", error)
-        return error.code
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        say(name, "error", f"{error.name} is missing: pip install 'msa-ops[{_EXTRAS[error.name]}]'")
-        return 1
-    except OSError as error:
-        say(name, "error", error)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"msa {name}: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
-        return 130
+    pressed = False
 
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
 
-def _parser() -> argparse.ArgumentParser:
-    examples = "\n".join(f"  {command.example}" for command in COMMANDS)
-    parser = argparse.ArgumentParser(
-        prog="msa",
-        description="Image inpainting with the multistage attention network.",
-        epilog=f"examples:\n{examples}\n\n'msa COMMAND --help' tells more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    # Only the main thread may set a handler; a handler that somebody else has set stays.
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
-    for command in COMMANDS:
-        sub = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.details or command.summary,
-            epilog=f"example: {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            add_help=not command.own_help,
-        )
-        command.declare(sub)
-    return parser
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, interrupt)
+        from .commands import run
+
+        return run(argv, lambda: pressed)
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        if not pressed:
+            raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("msa: interrupted", file=sys.stderr)
+    return 130

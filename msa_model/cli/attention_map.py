@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import user_files
+from ..lines import tell
 from ..memory import is_out_of_memory
 from .command import Command, CommandError, say
 from .files import make_writable, overwritten_input
@@ -17,6 +19,7 @@ from .options import (
     add_quiet,
     add_weights,
     demo_note,
+    file_path,
     find_device,
     load_generator,
     require_weights,
@@ -37,14 +40,14 @@ maps themselves: per stage the flat index y * width + x of the cell looked at, -
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("mask", type=Path, metavar="MASK", help="mask file; white = hole")
+    parser.add_argument("image", type=file_path, metavar="IMAGE", help="image file")
+    parser.add_argument("mask", type=file_path, metavar="MASK", help="mask file; white = hole")
     add_output(parser, "PNG file to write")
     add_weights(parser)
     add_invert_mask(parser)
     parser.add_argument("--overlay", action="store_true", help="maps over the result, not over a faint input")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the maps as JSON")
-    parser.add_argument("--npz", type=Path, metavar="FILE", help="also write the maps as NumPy arrays")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="also write the maps as JSON")
+    parser.add_argument("--npz", type=file_path, metavar="FILE", help="also write the maps as NumPy arrays")
     add_device(parser)
     add_quiet(parser, "errors only")
 
@@ -102,10 +105,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         image_files.write(arguments.output, image_files.Picture(canvas, "PNG"))
         if arguments.json:
-            arguments.json.write_text(json.dumps(_as_json(arguments, hole.shape, stages)) + "\n")
+            content = json.dumps(_as_json(arguments, hole.shape, stages)) + "\n"
+            user_files.replace(arguments.json, content.encode())
         if arguments.npz:
             arrays = {f"level_{s.level}_{name}": getattr(s, name) for s in stages for name in ("index", "hole")}
-            np.savez_compressed(arguments.npz, **arrays)
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **arrays)
+            user_files.replace(arguments.npz, packed.getvalue())
     except image_files.ImageFileError as error:
         raise CommandError(error) from error
     if not arguments.quiet:
@@ -118,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{stage.factor} pixels, {int(stage.hole.sum())} of them hole, which look at "
                 f"{len(np.unique(stage.index[looks]))} background cells, on average {_mean_distance(stage):.1f} away"
             )
-        print("written:", ", ".join(map(str, outputs)))
+        tell("written:", ", ".join(map(str, outputs)))
     return 0
 
 

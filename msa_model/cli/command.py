@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..lines import one_line
+
 
 class CommandError(Exception):
     """Stops a command.
@@ -52,13 +54,8 @@ class Command:
     own_help: bool = False
 
 
-def one_line(message: object) -> str:
-    """Puts a message in one line."""
-    return " ".join(str(message).split())
-
-
 def say(command: str, kind: str, message: object) -> None:
-    """Prints ``msa COMMAND: KIND: MESSAGE`` to stderr, in one line."""
+    """Prints ``msa COMMAND: KIND: MESSAGE`` to stderr, in one printable line of limited length."""
     line = f"msa {command}: {kind}: {one_line(message)}"
     if (tqdm := sys.modules.get("tqdm")) is not None:
         tqdm.tqdm.write(line, file=sys.stderr)  # does not break a progress bar

@@ -12,12 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import Command
-from .options import add_device, find_device
+from ..lines import tell
+from .command import Command, CommandError
+from .files import make_writable
+from .options import add_device, file_path, find_device
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL import Image
 
 PHOTOS = ("chelsea", "coffee")
 FACADES = 2
@@ -87,7 +90,7 @@ def forward_times(device: torch.device, size: int = 256, rounds: int = 5) -> dic
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        "-o", "--out", type=Path, default=Path("out"), metavar="OUT", help="folder for the pictures; default: out"
+        "-o", "--out", type=file_path, default=Path("out"), metavar="OUT", help="folder for the pictures; default: out"
     )
     add_device(parser)
 
@@ -107,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..weights import demo_weights
 
     device = find_device(arguments.device)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    make_writable(arguments.out)
     generator = Generator.load(demo_weights(), device)
 
     truths = pictures()
@@ -119,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         for truth, v in zip(truths.values(), valid, strict=True)
     ]
     columns = {"input": with_holes, "biharmonic": biharmonic, "this network": ours, "truth": list(truths.values())}
-    columns_sheet(columns, enlarge=2, gap=8, margin=8, font_size=18).save(arguments.out / "demo.png")
+    _write(arguments.out / "demo.png", columns_sheet(columns, enlarge=2, gap=8, margin=8, font_size=18))
     print("PSNR in the hole, dB     biharmonic   this network")
     for i, (name, truth) in enumerate(truths.items()):
         figures = [hole_psnr(filled[i], truth, valid[i]) for filled in (biharmonic, ours)]
@@ -127,15 +130,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     image = torch.from_numpy(truths["facade 1"]).permute(2, 0, 1)[None].float() / 255
     _, stages = attention_maps(generator, image, torch.from_numpy(valid[0])[None, None])
-    sheet(truths["facade 1"], ~valid[0], ours[0], stages).save(arguments.out / "attention-map.png")
+    _write(arguments.out / "attention-map.png", sheet(truths["facade 1"], ~valid[0], ours[0], stages))
 
     times = forward_times(device)
     print(
         f"the paper's network, one 256x256 image on {device}: {times['auto'] * 1e3:.0f} ms on fused operators, "
         f"{times['reference'] * 1e3:.0f} ms on reference operators ({times['reference'] / times['auto']:.2f} x)"
     )
-    print(f"pictures: {arguments.out / 'demo.png'}, {arguments.out / 'attention-map.png'}")
+    tell(f"pictures: {arguments.out / 'demo.png'}, {arguments.out / 'attention-map.png'}")
     return 0
+
+
+def _write(path: Path, canvas: Image.Image) -> None:
+    from ..data import image_files
+
+    try:
+        image_files.write(path, image_files.Picture(canvas, "PNG"))
+    except image_files.ImageFileError as error:
+        raise CommandError(error) from error
 
 
 COMMAND = Command(

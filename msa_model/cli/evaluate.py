@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..lines import printable, tell
 from ..memory import is_out_of_memory
 from .command import Command, CommandError, say
 from .files import make_writable
@@ -16,6 +17,7 @@ from .options import (
     add_invert_mask,
     add_output,
     add_quiet,
+    file_path,
     find_device,
     load_generator,
     positive,
@@ -56,9 +58,9 @@ are the same for the same arguments."""
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--images", type=Path, metavar="FOLDER", help="test images, subfolders too")
+    source.add_argument("--images", type=file_path, metavar="FOLDER", help="test images, subfolders too")
     source.add_argument("--synthetic", type=positive, metavar="N", help="N rendered facades, none used in training")
-    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="mask files; white = hole (default: brush)")
+    parser.add_argument("--masks", type=file_path, metavar="FOLDER", help="mask files; white = hole (default: brush)")
     add_invert_mask(parser, "black = hole, in mask files")
     parser.add_argument(
         "--weights",
@@ -94,8 +96,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocols", nargs="+", choices=("standard", "paper"), default=["standard", "paper"], help="default: both"
     )
-    parser.add_argument("--lpips", type=Path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights, for LPIPS")
-    parser.add_argument("--fid", type=Path, metavar="FILE", help="torch-fidelity's Inception weights, for FID")
+    parser.add_argument(
+        "--lpips", type=file_path, metavar="FILE", help="torchvision's AlexNet or VGG-16 weights, for LPIPS"
+    )
+    parser.add_argument("--fid", type=file_path, metavar="FILE", help="torch-fidelity's Inception weights, for FID")
     parser.add_argument("--seed", type=whole, default=0, help="of the brush; default: 0")
     add_device(parser)
     add_output(parser, "folder for the results")
@@ -152,8 +156,8 @@ def _check(arguments: argparse.Namespace) -> None:
         require_weights(path)
     for option in ("lpips", "fid"):
         path = getattr(arguments, option)
-        if path is not None and not path.is_file():
-            raise CommandError(f"--{option} {path}: no such weights file; nothing is downloaded")
+        if path is not None:
+            require_weights(path, f"--{option} ", "nothing is downloaded")
 
 
 def _measure(arguments: argparse.Namespace) -> int:
@@ -193,7 +197,9 @@ def _measure(arguments: argparse.Namespace) -> int:
             if not found:
                 empty.append(bin_)
     if not rows:
-        raise CommandError(f"no image could be measured: {'; '.join(inputs.problems) or 'no mask in any range'}")
+        for problem in inputs.problems:
+            say("evaluate", "error", problem)
+        raise CommandError(f"no image could be measured{'' if inputs.problems else ': no mask in any range'}")
     facts = _facts(arguments, device)
     dataset = arguments.dataset
     paths = report.write(arguments.output, rows, protocols, facts, dataset)
@@ -203,7 +209,7 @@ def _measure(arguments: argparse.Namespace) -> int:
             say("evaluate", "note", f"no mask with holes of {bin_name(*bin_)}")
         for note in inputs.notes:
             say("evaluate", "note", note)
-        print("written:", ", ".join(map(str, paths)))
+        tell("written:", ", ".join(map(str, paths)))
     for problem in inputs.problems:
         say("evaluate", "error", problem)
     return 1 if inputs.problems else 0
@@ -216,8 +222,8 @@ def _methods(arguments: argparse.Namespace, device: torch.device) -> dict[str, F
 
     methods = {name: FILLS[name] for name in METHODS if name in arguments.methods}
     for path in arguments.weights:
-        names = [path.stem, str(path.with_suffix("")), str(path)]
-        taken = {*methods, *(other.stem for other in arguments.weights if other != path)}
+        names = [printable(name) for name in (path.stem, path.with_suffix(""), path)]
+        taken = {*methods, *(printable(other.stem) for other in arguments.weights if other != path)}
         name = next((name for name in names if name not in taken), None)
         if name is None:
             raise CommandError(f"{path}: these weights are given twice", 2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import user_files
 from ..memory import is_out_of_memory
 from .command import Command, CommandError, say
 from .files import Job, make_writable, pair_files
@@ -18,6 +18,7 @@ from .options import (
     add_quiet,
     add_weights,
     demo_note,
+    file_path,
     find_device,
     load_generator,
     require_weights,
@@ -42,8 +43,8 @@ is overwritten, but never an image or mask that is being read."""
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="image file, or folder of images")
-    parser.add_argument("mask", type=Path, metavar="MASK", help="mask file, or folder of masks; white = hole")
+    parser.add_argument("image", type=file_path, metavar="IMAGE", help="image file, or folder of images")
+    parser.add_argument("mask", type=file_path, metavar="MASK", help="mask file, or folder of masks; white = hole")
     add_output(parser, "folder, or file for one image")
     add_weights(parser)
     add_invert_mask(parser)
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..data.image_files import ImageFileError, read
 
-    if arguments.mask.is_file():
+    if not arguments.mask.is_dir() and not user_files.is_own_pipe(arguments.mask):  # a pipe is read only once
         try:
             read(arguments.mask)  # an error now is better than one per image
         except ImageFileError as error:

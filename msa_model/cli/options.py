@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import devices, user_files
 from ..memory import is_out_of_memory
 from ..weights import demo_weights
 from .command import CommandError
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 
     from ..nn.generator import Generator
 
+_LOG = logging.getLogger("msa_model.cli")
+
 # ---- declaring them ------------------------------------------------------------------------------------------------
 
 
 def add_output(parser: argparse.ArgumentParser, help_: str) -> None:
     """Adds ``-o OUT``."""
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=help_)
+    parser.add_argument("-o", "--output", type=file_path, required=True, metavar="OUT", help=help_)
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -53,16 +56,24 @@ def add_quiet(parser: argparse.ArgumentParser, help_: str) -> None:
 # ---- types of values -----------------------------------------------------------------------------------------------
 
 
+def file_path(text: str) -> Path:
+    """Reads a path. An empty one is refused, as it would stand for the current folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
+    return Path(text)
+
+
 def weights_file(text: str) -> Path:
     """Reads a path; "demo" is the path of the weights in this package (./demo is a file of that name)."""
-    return demo_weights() if text == "demo" else Path(text)
+    return demo_weights() if text == "demo" else file_path(text)
 
 
 def device_name(text: str) -> str:
     """Reads the name of a device, without asking torch for it."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:i, got {text!r}")
-    return text
+    try:
+        return devices.device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
@@ -82,10 +93,16 @@ def whole(text: str) -> int:
 # ---- what the values stand for -------------------------------------------------------------------------------------
 
 
-def require_weights(path: Path) -> None:
-    """Raises CommandError if there is no file of weights."""
-    if not path.is_file():
-        raise CommandError(f"{path}: no such weights file; 'msa train' writes one, and --weights demo needs none")
+def require_weights(
+    path: Path, option: str = "", advice: str = "'msa train' writes one, and --weights demo needs none"
+) -> None:
+    """Raises CommandError if there is no file of weights; the message has `option` before the path."""
+    try:
+        user_files.check(path)
+    except FileNotFoundError:
+        raise CommandError(f"{option}{path}: no such weights file; {advice}") from None
+    except OSError as error:
+        raise CommandError(f"{option}{path}: cannot be loaded as weights: {error.strerror}") from None
 
 
 def demo_note(path: Path) -> list[str]:
@@ -101,22 +118,17 @@ def find_device(name: str) -> torch.device:
     Raises:
         CommandError: there is no such device.
     """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            why = "torch finds no GPU" if torch.version.cuda else "this torch is built without CUDA"
-            raise CommandError(f"--device {name}: {why}")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise CommandError(f"--device {name}: there are only {torch.cuda.device_count()} GPUs, counted from 0")
-    return device
+    try:
+        return devices.find_device(name)
+    except ValueError as error:
+        raise CommandError(f"--device {name}: {error}") from error
 
 
 def load_generator(path: Path, device: torch.device) -> Generator:
     """Loads a generator.
+
+    The backend that the file names is a preference. Where it cannot run on this device, the default takes its place,
+    which is logged.
 
     Raises:
         CommandError: the file holds no weights of a generator, or memory runs out.
@@ -124,10 +136,27 @@ def load_generator(path: Path, device: torch.device) -> Generator:
     from ..nn.generator import Generator
 
     try:
-        return Generator.load(path, device)
+        generator = Generator.load(path, device)
+        if reasons := _reasons_against(generator, device):
+            message = "%s: asks for backend %r, which cannot run here (%s); 'auto' takes its place"
+            _LOG.warning(message, path, generator.config.backend, "; ".join(reasons))
+            generator = Generator.load(path, device, backend="auto")
+        return generator
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CommandError(f"{path}: cannot be loaded as weights: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise CommandError(f"{path}: not enough memory on {device} for these weights") from error
+
+
+def _reasons_against(generator: Generator, device: torch.device) -> list[str]:
+    """Says why the backend of a generator cannot run on a device; an empty list where it can."""
+    import torch
+
+    from msa_ops import not_supported_reasons
+
+    tensor = torch.empty(0, device=device)
+    operators = ("partial_conv2d", "partial_conv2d_upcat", *["shift_attention"] * bool(generator.attention))
+    reasons = [not_supported_reasons(name, generator.config.backend, tensor) for name in operators]
+    return list(dict.fromkeys(reason for found in reasons for reason in found))

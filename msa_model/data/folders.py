@@ -69,6 +69,6 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of a file, the same for all its names (links, capitals); None where there is no file."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL character
         return None
     return status.st_dev, status.st_ino

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .. import user_files
+from ..lines import one_line
+from . import native_messages
 from .image_modes import ALPHA_MODES, GREY_MODES, hole_pixels, to_rgb, unpremultiplied, with_alpha_for_key
 
 #: Suffixes of the files that are read and written, and the format that each stands for.
@@ -58,8 +62,14 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _LONGEST_JPEG_EXIF = 65533  # bytes that fit into one marker
 
 
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
 class ImageFileError(Exception):
-    """A file that cannot be read as an image, or written; the message is one line that names the file."""
+    """A file that cannot be read as an image, or written; the message is one printable line that names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass
@@ -89,25 +99,28 @@ def read(path: str | os.PathLike) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to print several lines per file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_DECODERS) as image:
-                return _load(path, image)
+            with user_files.open_file(path) as file, Image.open(file, formats=_DECODERS) as image:
+                return _load(path, image, file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
         raise ImageFileError(f"{path}: has more than {limit} pixels, Pillow's limit for an image file") from None
     except FileNotFoundError:
         raise ImageFileError(f"{path}: no such file") from None
+    except user_files.NotAFileError as error:
+        raise ImageFileError(f"{path}: {error.strerror}") from None
     except UnidentifiedImageError:
         raise ImageFileError(f"{path}: is not a readable JPEG, PNG, WebP, TIFF or BMP image") from None
     except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
         raise ImageFileError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
-def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
+def _load(path: str | os.PathLike, image: Image.Image, file: BinaryIO) -> Picture:
     stored_bits = str([tile[3] for tile in getattr(image, "tile", [])])  # empty once the pixels are loaded
     # Pillow turns a TIFF image upright while it loads it, and then removes the orientation.
     sideways = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    image.load()
+    said = _decode(image)
     picture = Picture(image, "JPEG" if image.format == "MPO" else str(image.format))
+    picture.notes += [f"{path}: {line}" for line in said]
     if (frames := getattr(image, "n_frames", 1)) > 1:
         picture.notes.append(f"{path}: holds {frames} pictures, only the first is used")
     if ";16" in stored_bits and not image.mode.startswith("I"):
@@ -118,7 +131,7 @@ def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
         subsampling = get_sampling(image)
         picture.encoding = {"subsampling": subsampling} if subsampling >= 0 else {}
     elif picture.format == "WEBP":
-        picture.encoding = {"lossless": _webp_is_lossless(path)}
+        picture.encoding = {"lossless": _webp_is_lossless(file)}
     elif picture.format == "TIFF" and image.info.get("compression") in _KEPT_TIFF_COMPRESSIONS:
         picture.encoding = {"compression": image.info["compression"]}
     picture.icc_profile = image.info.get("icc_profile") or None
@@ -137,6 +150,26 @@ def _load(path: str | os.PathLike, image: Image.Image) -> Picture:
     kept = picture.image.info.get("transparency")
     picture.image.info = {} if kept is None else {"transparency": kept}
     return picture
+
+
+def _decode(image: Image.Image) -> list[str]:
+    """Decodes the pixels; returns what libtiff says meanwhile, one line or none.
+
+    Raises:
+        Exception: as the decoder; with libtiff's words.
+    """
+    if image.format != "TIFF":
+        image.load()
+        return []
+    error = None
+    with native_messages.caught() as said:
+        try:
+            image.load()
+        except Exception as caught:
+            error = caught
+    if error is not None:
+        raise ValueError("; ".join([_reason(error), *said])) from error
+    return said
 
 
 def read_hole(
@@ -190,8 +223,11 @@ def write(path: str | os.PathLike, picture: Picture) -> list[str]:
         options, more_notes = _save_options(file_format, picture, image, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "xb") as file:
-                image.save(file, format=file_format, **options)
+            # A file object without a name: Pillow cannot give libtiff a name that is not UTF-8.
+            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | _BINARY, 0o666), "wb") as file:
+                silent = native_messages.caught() if file_format == "TIFF" else contextlib.nullcontext()
+                with silent:
+                    image.save(file, format=file_format, **options)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -291,15 +327,14 @@ def _profile_fits(profile: bytes, mode: str) -> bool:
     return profile[16:20] == (b"GRAY" if grey else b"RGB ")
 
 
-def _webp_is_lossless(path: str | os.PathLike) -> bool:
+def _webp_is_lossless(file: BinaryIO) -> bool:
     """Whether the chunk with the picture is "VP8L" (lossless) and not "VP8 "."""
-    with open(path, "rb") as file:
-        file.seek(12)  # "RIFF", size, "WEBP"
-        while len(header := file.read(8)) == 8:
-            if header.startswith(b"VP8") and header[3:4] in b"L ":
-                return header[3:4] == b"L"
-            size = int.from_bytes(header[4:], "little")
-            file.seek(size + size % 2, os.SEEK_CUR)
+    file.seek(12)  # "RIFF", size, "WEBP"
+    while len(header := file.read(8)) == 8:
+        if header.startswith(b"VP8") and header[3:4] in b"L ":
+            return header[3:4] == b"L"
+        size = int.from_bytes(header[4:], "little")
+        file.seek(size + size % 2, os.SEEK_CUR)
     return False
 
 

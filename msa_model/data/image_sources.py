@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
+from .. import user_files
 from . import image_files
 from .facades import render_facade
 from .folders import files_below
@@ -169,7 +170,7 @@ def _read_rgb(path: Path, shorter: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            with Image.open(path, formats=("JPEG",)) as photo:
+            with user_files.open_file(path) as file, Image.open(file, formats=("JPEG",)) as photo:
                 # libjpeg reads a large photograph at 1/2, 1/4 or 1/8 of its size in a fraction of the time; the caller
                 # resizes the rest of the way with a better filter.
                 photo.draft(None, (2 * shorter, 2 * shorter))

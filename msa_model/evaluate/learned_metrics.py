@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from importlib import resources
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import user_files
 from ..nn import state_dicts
 
 _ALEXNET = {"features.0.weight": (64, 3, 11, 11), "features.10.weight": (256, 256, 3, 3)}
@@ -75,7 +77,10 @@ class Lpips(nn.Module):
         wanted = self.state_dict()
         if wrong := state_dicts.differences({key: t for key, t in found.items() if key in wanted}, wanted):
             raise ValueError(f"{who}: {path} is not torchvision's: {wrong}{_LPIPS_FILES}")
-        self.load_state_dict({key: found[key] for key in wanted})
+        used = {key: found[key] for key in wanted}
+        if wrong := state_dicts.not_finite(used):
+            raise ValueError(f"{who}: {path} holds weights that are not finite: {wrong}{_LPIPS_FILES}")
+        self.load_state_dict(used)
         shipped = resources.files("torchmetrics") / f"functional/image/lpips_models/{self.network}.pth"
         weights = state_dicts.state_dict(state_dicts.read(str(shipped), who), str(shipped), who)
         for index in range(len(self.taps)):
@@ -130,8 +135,14 @@ def load_inception(path: str | os.PathLike) -> nn.Module:
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"msa_model: no Inception weights at {path}")
+    who = "msa_model.load_inception"
+    try:
+        user_files.check(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"msa_model: no Inception weights at {path}") from None
+    if importlib.util.find_spec("torch_fidelity"):
+        # The network's own code opens the file again. It is read here first, so that it is known to hold tensors only.
+        state_dicts.state_dict(state_dicts.read(path, who), path, who)
     try:
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
     except ModuleNotFoundError as error:

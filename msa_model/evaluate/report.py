@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
+from .. import user_files
 from .measure import Row, bin_name
 from .metrics import DESCRIPTIONS
 from .paper_figures import table_4
@@ -73,9 +73,9 @@ def write(folder: Path, rows: list[Row], protocols: list[str], facts: dict, data
         "results": [vars(row) for row in rows],
         "paper_table_4": paper,
     }
-    _replace(paths[0], (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    _replace(paths[1], _csv(rows, paper).encode())
-    _replace(paths[2], _plot(rows, protocols, paper))
+    user_files.replace(paths[0], (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    user_files.replace(paths[1], _csv(rows, paper).encode())
+    user_files.replace(paths[2], _plot(rows, protocols, paper))
     return paths
 
 
@@ -108,7 +108,9 @@ def _plot(rows: list[Row], protocols: list[str], paper: list[dict]) -> bytes:
             for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
                 own = {(r.low, r.high): r.figures[protocol][metric] for r in rows if r.method == method}
                 shown = [(i, own[b]) for i, b in enumerate(bins) if own.get(b) is not None]
-                axes.plot(*zip(*shown, strict=True) if shown else ((), ()), "o-", color=f"C{number}", label=method)
+                axes.plot(
+                    *zip(*shown, strict=True) if shown else ((), ()), "o-", color=f"C{number}", label=_plain(method)
+                )
             for number, method in enumerate(dict.fromkeys(e["method"] for e in paper) if protocol == "paper" else ()):
                 printed = [(bins.index((e["low"], e["high"])), e["figures"][metric]) for e in paper
                            if e["method"] == method]  # fmt: skip
@@ -125,11 +127,7 @@ def _plot(rows: list[Row], protocols: list[str], paper: list[dict]) -> bytes:
     return content.getvalue()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that its path never holds half of the content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _plain(name: str) -> str:
+    """Keeps matplotlib from reading a file's name as a formula, or from leaving it out of the legend."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +15,17 @@ from torch import Tensor, nn
 
 from msa_ops import partial_conv2d, partial_conv2d_upcat
 
+from .. import user_files
+from . import state_dicts
 from .attention_block import AttentionBlock
+from .generator_config import GeneratorConfig as GeneratorConfig  # a public name of this file too
 from .normalization import RegionNorm2d
+from .safetensors_files import SafetensorsFile, json_object
 
 FORMAT = "msa_model.Generator"
 
-
-@dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
-    """The options of a `Generator`. `Generator.save` writes them beside the weights.
-
-    Args:
-        base_width: channels of Encode_1; 64 in the paper. Deeper layers have 2, 4 and at most 8 times as many.
-        depth: number of encoder layers; 8 in the paper. Images are padded (as hole) to a multiple of 2^depth.
-        variant: ``"paper"`` or ``"released"`` attention.
-        attention_levels: decoder layers followed by an attention stage; (4, 3) in the paper.
-        scale, radius, renormalize: λ, k and the renormalisation of the attention.
-        mask_reduction: how a stage's mask is made from the image's: ``"nearest"``, or ``"all_valid"`` (a cell is
-            background only if all its pixels are).
-        se_ratio: hidden width of the fusion block's squeeze-and-excitation, relative to its input.
-        backend: backend of the operators; other values than ``"auto"`` are for comparisons.
-        norm: ``"batch"``, or ``"region"``: `msa_model.normalization.RegionNorm2d` in place of every batch norm.
-            In every layer its regions are the image's own mask, reduced to the layer's size as `mask_reduction` says.
-            So known and predicted features stay apart throughout the network, whereas the mask of the partial
-            convolutions is all valid after a few layers. Positions where that mask still has holes are in no region.
-    """
-
-    base_width: int = 64
-    depth: int = 8
-    variant: str = "paper"
-    attention_levels: tuple[int, ...] = (4, 3)
-    scale: float = 10.0
-    radius: int = 1
-    renormalize: bool = False
-    mask_reduction: str = "nearest"
-    se_ratio: float = 1.0
-    backend: str = "auto"
-    norm: str = "batch"
-
-    def __post_init__(self) -> None:
-        def refuse(name: str, wanted: str) -> None:
-            raise ValueError(f"msa_model.Generator: {name} must be {wanted}, got {getattr(self, name)!r}")
-
-        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
-        if self.base_width < 1:
-            refuse("base_width", "positive")
-        if not 2 <= self.depth <= 12:
-            refuse("depth", "between 2 and 12")
-        if self.variant not in ("paper", "released"):
-            refuse("variant", "'paper' or 'released'")
-        if self.mask_reduction not in ("nearest", "all_valid"):
-            refuse("mask_reduction", "'nearest' or 'all_valid'")
-        if self.norm not in ("batch", "region"):
-            refuse("norm", "'batch' or 'region'")
-        if not all(2 <= level <= self.depth for level in self.attention_levels):
-            refuse("attention_levels", f"decoder levels between 2 and depth={self.depth}")
-
-    def encoder_width(self, level: int) -> int:
-        """Output channels of Encode_level; level 0 is the image."""
-        return 3 if level == 0 else self.base_width * min(8, 2 ** (level - 1))
-
-    def decoder_width(self, level: int) -> int:
-        """Output channels of Decode_level."""
-        return self.encoder_width(level - 1)
+# Of a file that is loaded: a network of this width has 8.6 thousand million weights.
+_WIDEST_IN_A_FILE = 1024
 
 
 def make_norm(config: GeneratorConfig, width: int) -> nn.Module:
@@ -226,7 +175,8 @@ class Generator(nn.Module):
             }
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Without data there is nothing to draw, and torch would import its compiler to find that out.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, a=0.2)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -334,6 +284,9 @@ class Generator(nn.Module):
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu", **overrides: Any) -> Generator:
         """Loads a generator that `save` wrote.
 
+        The file is not trusted. Its header is compared with the network of its configuration, of which at that time
+        only the shapes exist; memory is taken for a file that fits, and no code in it is run.
+
         Args:
             path: the safetensors file.
             device: where the weights go.
@@ -344,23 +297,49 @@ class Generator(nn.Module):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a generator's, or its weights do not fit its configuration.
+            ValueError: the file is not a generator's, its configuration is impossible, its weights do not fit the
+                configuration or are not finite.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"msa_model.Generator: no weights at {path}")
+        who = "msa_model.Generator"
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"msa_model.Generator: {path} is not a readable safetensors file ({error})") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"msa_model.Generator: {path} was not written by Generator.save")
-        generator = cls(**(json.loads(metadata["config"]) | overrides)).to(device)
-        try:
-            generator.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"msa_model.Generator: {path} does not fit its configuration: {error}") from error
+            file = user_files.open_file(path)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{who}: no weights at {path}") from None
+        except user_files.NotAFileError as error:
+            raise ValueError(f"{who}: {path}: {error.strerror}") from None
+        with file:
+            try:
+                content = SafetensorsFile(file)
+            except ValueError as error:
+                raise ValueError(f"{who}: {path} is not a readable safetensors file ({error})") from error
+            if content.metadata.get("format") != FORMAT:
+                raise ValueError(f"{who}: {path} was not written by Generator.save")
+            try:
+                options = json_object(content.metadata.get("config", ""))
+            except ValueError as error:
+                raise ValueError(f"{who}: {path}: its configuration cannot be read: {error}") from None
+            known = {field.name for field in dataclasses.fields(GeneratorConfig)}
+            if unknown := sorted(options.keys() - known):
+                raise ValueError(f"{who}: {path}: its configuration has an unknown option {reprlib.repr(unknown[0])}")
+            try:
+                GeneratorConfig(**options)
+            except ValueError as error:
+                raise ValueError(f"{who}: {path}: {str(error).removeprefix(f'{who}: ')}") from None
+            config = GeneratorConfig(**(options | overrides))
+            if config.base_width > _WIDEST_IN_A_FILE:
+                raise ValueError(
+                    f"{who}: {path}: its base_width is {config.base_width}, at most {_WIDEST_IN_A_FILE} is loaded"
+                )
+            with torch.device("meta"):
+                generator = cls(**dataclasses.asdict(config))
+            wanted = generator.state_dict()
+            if wrong := state_dicts.differences(content.entries, wanted):
+                raise ValueError(f"{who}: {path} does not fit its configuration: {wrong}")
+            try:
+                state = {name: tensor.to(device, wanted[name].dtype) for name, tensor in content.tensors()}
+            except ValueError as error:
+                raise ValueError(f"{who}: {path} is not a readable safetensors file ({error})") from error
+        if wrong := state_dicts.not_finite(state):
+            raise ValueError(f"{who}: {path} holds weights that are not finite: {wrong}")
+        generator.load_state_dict(state, assign=True)
         return generator.eval()

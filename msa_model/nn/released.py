@@ -79,23 +79,28 @@ def load_released(path: str | os.PathLike, device: str | torch.device = "cpu", *
         content = content["generator"]
     found = state_dicts.state_dict(content, path, _WHO)
     options = _architecture(found, path)
-    with torch.device("meta"):
-        generator = Generator(**options, variant="released", backend=backend)
+    try:
+        with torch.device("meta"):
+            generator = Generator(**options, variant="released", backend=backend)
+    except ValueError as error:
+        raise ValueError(f"{_WHO}: {path} is not the released generator's: {error}") from None
     keys = released_keys(generator.config.depth)
     ours = generator.state_dict()
     counters = [name for name in keys if name.endswith("num_batches_tracked")]
     wrong = state_dicts.differences(found, {theirs: ours[name] for theirs, name in keys.items()}, optional=counters)
     if wrong:
         raise ValueError(f"{_WHO}: {path} is not the released generator's: {wrong}")
-    generator.to_empty(device=device)
+    if wrong := state_dicts.not_finite(found):
+        raise ValueError(f"{_WHO}: {path} holds weights that are not finite: {wrong}")
     zero = torch.zeros((), dtype=torch.long)
-    generator.load_state_dict({name: found.get(theirs, zero) for theirs, name in keys.items()})
+    state = {name: found.get(theirs, zero).to(device, ours[name].dtype, copy=True) for theirs, name in keys.items()}
+    generator.load_state_dict(state, assign=True)
     return generator.eval()
 
 
 def _architecture(found: Mapping[str, Tensor], path: str | os.PathLike) -> dict:
     """Finds the options of the generator that has these weights."""
-    depths = [int(match[1]) for name in found if (match := re.fullmatch(r"enc_(\d+)\.conv\.weight", name))]
+    depths = [int(match[1]) for name in found if (match := re.fullmatch(r"enc_([0-9]{1,3})\.conv\.weight", name))]
     first, excitation = found.get("enc_1.conv.weight"), found.get("CA_1.SqueezeExc.blocks.0.weight")
     for name, weight in (("enc_1.conv.weight", first), ("CA_1.SqueezeExc.blocks.0.weight", excitation)):
         if weight is None or weight.dim() < 2 or weight.numel() == 0:

@@ -68,7 +68,10 @@ class VGG16Features(nn.Module):
         wrong = state_dicts.differences({name: t for name, t in found.items() if name in wanted}, wanted)
         if wrong:
             raise ValueError(f"{who}: {path} is not VGG-16's: {wrong}{_WHERE}")
-        self.load_state_dict({name: found[name] for name in wanted})
+        used = {name: found[name] for name in wanted}
+        if wrong := state_dicts.not_finite(used):
+            raise ValueError(f"{who}: {path} holds weights that are not finite: {wrong}{_WHERE}")
+        self.load_state_dict(used)
 
     def train(self, mode: bool = True) -> VGG16Features:
         """Keeps evaluation mode, so that a loss that holds this network may be put in training mode."""

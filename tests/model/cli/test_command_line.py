@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from msa_model import cli
+from msa_model.cli import commands
 from msa_model.cli.command import CommandError
 
 
@@ -78,7 +79,7 @@ def command(monkeypatch):
             raise error
 
         changed = tuple(dataclasses.replace(c, run=run) if c.name == "info" else c for c in cli.COMMANDS)
-        monkeypatch.setattr(cli, "COMMANDS", changed)
+        monkeypatch.setattr(commands, "COMMANDS", changed)
 
     return raises
 
