@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from .. import user_files
 from ..data.image_sources import FIRST_HELD_OUT_FACADE, Facades, ImageFolder, ImageSource
 from ..data.mask_sources import BrushMasks
 from ..evaluate.fills import composite
@@ -75,7 +75,7 @@ def compare(config: TrainConfig, names: list[str], pairs: list[tuple[np.ndarray,
     methods = {name: network_fill(generator) for name, generator in generators.items()}
     rows = evaluate_bin(methods, HOLES, pairs, protocols=("standard",))
     facts = {"config": dataclasses.asdict(config), "rows": [dataclasses.asdict(row) for row in rows]}
-    _replace(Path(config.out) / "ablation.json", (json.dumps(facts, indent=1) + "\n").encode())
+    user_files.replace(Path(config.out) / "ablation.json", (json.dumps(facts, indent=1) + "\n").encode())
     pairs = pairs[:shown]
     columns = {"input": [np.where(valid[..., None], image, np.uint8(255)) for image, valid in pairs]}
     for name, fill in methods.items():
@@ -86,15 +86,5 @@ def compare(config: TrainConfig, names: list[str], pairs: list[tuple[np.ndarray,
     columns["truth"] = [image for image, _ in pairs]
     picture = io.BytesIO()
     columns_sheet(columns).save(picture, "png")
-    _replace(Path(config.out) / "ablation.png", picture.getvalue())
+    user_files.replace(Path(config.out) / "ablation.png", picture.getvalue())
     return table(rows, ["standard"])
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that its path never holds half of the content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

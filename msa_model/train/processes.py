@@ -8,17 +8,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from ..devices import find_device
 from .errors import TrainingError
-
-
-def devices() -> list[str]:
-    """Lists the devices that training can use here: "cpu", "cuda:0", …"""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ["cpu", *(f"cuda:{i}" for i in range(gpus))]
-
-
-def _exists(device: str) -> bool:
-    return device in ("auto", *devices()) or (device == "cuda" and len(devices()) > 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +34,16 @@ class Processes:
             device: "auto", "cpu", "cuda" or "cuda:i".
 
         Raises:
-            TrainingError: there is no such device; the message lists those that exist.
+            TrainingError: there is no such device.
         """
         world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-        on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        if not _exists(device):
-            why = (
-                "torch finds no GPU" if device.startswith("cuda") and len(devices()) == 1 else "there is no such device"
-            )
-            raise TrainingError(f"device {device}: {why}; here there are {', '.join(('auto', *devices()))}")
-        where = (
-            torch.device("cuda", local) if on_cuda and ":" not in device else torch.device(device if on_cuda else "cpu")
-        )
+        try:
+            where = find_device(device)
+        except ValueError as error:
+            raise TrainingError(f"device {device}: {error}") from error
+        on_cuda = where.type == "cuda"
+        if on_cuda and where.index is None:
+            where = torch.device("cuda", local)
         if on_cuda:
             torch.cuda.set_device(where)
         if world > 1 and not dist.is_initialized():

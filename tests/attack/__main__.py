@@ -5,7 +5,6 @@ import importlib
 import json
 import secrets
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from . import campaign
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         results.append(campaign.run(name, case, seed, options.seconds))
         print(results[-1], flush=True)
     if options.json:
-        options.json.write_text(json.dumps([asdict(result) for result in results], indent=2) + "\n")
+        options.json.write_text(json.dumps([vars(result) for result in results], indent=2) + "\n")
     return 1 if any(result.failures for result in results) else 0
 
 

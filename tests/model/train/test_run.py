@@ -103,19 +103,22 @@ def test_a_state_of_another_kind_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["tpu", "mps", "meta", "cpu:1", "cuda:x", "cuda:99", "", "CPU"])
-def test_unknown_devices_are_refused_with_those_that_exist(tmp_path, monkeypatch, device):
+def test_unknown_and_absent_devices_are_refused(tmp_path, monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(
+        TrainingError, match=f"^device {device}: (must be auto, cpu, cuda or cuda:i, got|there are only 2)"
+    ):
         run(config(tmp_path / "run", "--device", device))
-    assert str(caught.value) == f"device {device}: there is no such device; here there are auto, cpu, cuda:0, cuda:1"
     assert not (tmp_path / "run").exists()
 
 
 def test_cuda_without_a_gpu_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:0"):
-        with pytest.raises(TrainingError, match=f"device {device}: torch finds no GPU; here there are auto, cpu$"):
+        with pytest.raises(
+            TrainingError, match=f"^device {device}: (torch finds no GPU|this torch is built without CUDA)$"
+        ):
             run(config(tmp_path, "--device", device))
 
 
