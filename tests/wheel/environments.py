@@ -93,7 +93,7 @@ def install(folder: Path, wheel: Path, python: str, torch: str) -> Path:
     """Makes an environment with these versions and the wheel with its dependencies; returns its interpreter."""
     run(find_python(python), "-m", "venv", "environment", folder=folder)
     interpreter = folder / "environment" / "bin" / "python"
-    pip = (interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    pip = (interpreter, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
     run(*pip, f"torch=={torch}.*", "triton", folder=folder)
     run(*pip, f"msa-ops[{EXTRAS}] @ {wheel.as_uri()}", *TOOLS, folder=folder)
     return interpreter
