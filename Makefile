@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-portable lint format docs cuda-check bench gpu clean help
+.PHONY: demo test test-portable lint format docs cuda-check wheel versions bench gpu clean help
 
 help:
 	@echo "make demo           fill holes with the weights that come along, time the network, write out/*.png"
@@ -26,6 +26,9 @@ help:
 	@echo "make gpu            everything that needs a GPU: build, tests, sanitizer, benchmarks (no venv, no network);"
 	@echo "                    PART=tests,targets: only these parts; all: python -m benchmarks.gpu --help"
 	@echo "make cuda-check     compile the CUDA kernels and read how many registers they use and spill"
+	@echo "make wheel          build dist/*.whl, with CUDA where nvcc is found, for every Linux that torch's wheels serve"
+	@echo "make versions       test that wheel under other versions of Python and torch (hours, and 3 GB for each torch);"
+	@echo "                    PAIRS='3.12/2.13 3.13/2.14': only these"
 
 # The CUDA part is of no use beside a torch without CUDA, so this environment leaves it out; wheels hold it.
 $(VENV)/.installed: $(SOURCES)
@@ -33,7 +36,7 @@ $(VENV)/.installed: $(SOURCES)
 	@command -v $${CXX:-c++} >/dev/null || { echo "a C++ compiler is needed; install one or set CXX="; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel ninja 'pybind11>=2.12' numpy
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel ninja numpy
 	if $(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' && [ "$$MSA_OPS_FORCE_CUDA" != 1 ]; \
 	then export MSA_OPS_NO_CUDA=1; fi; \
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e '.[model,test,bench,demo]'
@@ -86,6 +89,21 @@ docs: $(VENV)/.docs
 
 cuda-check: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.cuda_resources
+
+$(VENV)/.auditwheel: pyproject.toml $(VENV)/.installed
+	$(call install_extra,wheel)
+	touch $@
+
+# torch's own wheels are manylinux_2_28, so a lower tag would promise too much; auditwheel refuses what needs a newer
+# glibc or libstdc++. torch's libraries are a dependency, not part of the wheel.
+wheel: $(VENV)/.auditwheel
+	rm -rf dist/wheel dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
+	  --only-plat --plat manylinux_2_28_$$(uname -m) --wheel-dir dist dist/wheel/*.whl
+
+versions: wheel
+	$(BIN)/python -m tests.wheel dist/*.whl $(if $(PAIRS),--pairs $(PAIRS))
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.operators

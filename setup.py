@@ -1,8 +1,10 @@
-"""Builds the native code with ninja: two libraries of operators and a small Python module.
+"""Builds the native code with ninja: two libraries of operators, which ``torch.ops.load_library`` loads.
 
-- ``msa_ops/_cpu.so``: the operators' schemas and CPU kernels. ``torch.ops.load_library`` loads it; it needs no Python.
+- ``msa_ops/_cpu.so``: the operators' schemas and CPU kernels, and what the build was made with.
 - ``msa_ops/_cuda.so``: the CUDA kernels, in builds that have nvcc.
-- ``msa_ops/_facts.<python>.so``: what the build was made with, for ``python -m msa_ops.info``.
+
+Neither has a Python API, so one wheel serves every Python. `csrc/common/glibc.h` says why it also serves older systems
+than the one that built it.
 
 `torch.utils.cpp_extension` refuses CUDA sources wherever the installed torch is a CPU build. Ours are written against
 torch's stable ABI and need only its headers, so one wheel built on a machine without a GPU serves both kinds of torch;
@@ -29,7 +31,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -41,14 +42,13 @@ OLDEST_TORCH = "2.11"  # the stable ABI target: binaries run on this torch and e
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
 GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
-CPU, CUDA, FACTS = "msa_ops._cpu", "msa_ops._cuda", "msa_ops._facts"
+CPU, CUDA = "msa_ops._cpu", "msa_ops._cuda"
 FACTS_SOURCE = "csrc/facts.cpp"
 
 
 def sources(suffix: str) -> list[str]:
     """The operators' sources: every file with this suffix under csrc, so that a new operator changes nothing here."""
-    found = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "csrc").rglob(f"*{suffix}"))
-    return [file for file in found if file != FACTS_SOURCE]
+    return sorted(str(file.relative_to(ROOT)) for file in (ROOT / "csrc").rglob(f"*{suffix}"))
 
 
 def parallel_jobs() -> int:
@@ -142,7 +142,6 @@ class NinjaBuild(build_ext):
         self.build_temp = given or str(ROOT / "build" / "native")
 
     def build_extensions(self):
-        import pybind11
         import torch
         from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -163,11 +162,11 @@ class NinjaBuild(build_ext):
         cxx_flags = [*common, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
         cxx_flags += ["-DMSA_OPS_PORTABLE"] if is_portable else []
         facts_flags = [f'-D{name}="{value}"' for name, value in facts.items()]
-        facts_flags += system_includes([sysconfig.get_paths()["include"], pybind11.get_include()])
         nvcc_flags = [*common, *on_torch, "-DUSE_CUDA", "--expt-relaxed-constexpr"]
         nvcc_flags += ["-Xcompiler=-fPIC,-fvisibility=hidden", *arch_flags(archs)]
         # libtorch_cuda is reached through libtorch, so that the same link line serves every torch.
         libraries = [*(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+        old_glibc = [f"-Xlinker=-l:{name}" for name in ("libpthread.so.0", "libdl.so.2", "librt.so.1")]
         compile_cxx = f"{quote(cxx)} -MD -MF $out.d {join(cxx_flags)}"
         lines = [
             "ninja_required_version = 1.8",
@@ -178,11 +177,12 @@ class NinjaBuild(build_ext):
                 "compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d {join(nvcc_flags)} -c $in -o $out", depfile=True
             ),
             *rule("link_cpu", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
-            *rule("link_facts", f"{quote(cxx)} -shared $in -o $out"),
-            # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
+            # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries. It calls functions
+            # that are in these three libraries before glibc 2.34.
             *rule(
                 "link_cuda",
-                f"{quote(nvcc or '')} -shared -cudart=static $in -Xlinker=--no-as-needed $libraries -o $out",
+                f"{quote(nvcc or '')} -shared -cudart=static $in -Xlinker=--no-as-needed $libraries "
+                f"{join(old_glibc)} -o $out",
             ),
         ]
         build = Path(self.build_temp).resolve()
@@ -193,7 +193,8 @@ class NinjaBuild(build_ext):
             objects = []
             for source in extension.sources:
                 objects.append(path(build / (source.replace("/", ".") + ".o")))
-                lines.append(f"build {objects[-1]}: compile_{kind} {path((ROOT / source).resolve())}")
+                compiler = "facts" if source == FACTS_SOURCE else kind
+                lines.append(f"build {objects[-1]}: compile_{compiler} {path((ROOT / source).resolve())}")
             output = Path(self.get_ext_fullpath(extension.name)).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
             lines.append(f"build {path(output)}: link_{kind} {' '.join(objects)}")
@@ -211,19 +212,12 @@ class NinjaBuild(build_ext):
             sys.exit("msa_ops: the build failed; the compiler's message is above")
 
     def get_ext_filename(self, name):
-        # The libraries of operators have no Python API, hence no interpreter tag. The name comes with or without its
-        # package.
-        is_plain = name.split(".")[-1] != FACTS.split(".")[-1]
-        return str(Path(*name.split("."))) + ".so" if is_plain else super().get_ext_filename(name)
+        # The libraries have no Python API, hence no interpreter tag.
+        return str(Path(*name.split("."))) + ".so"
 
 
 class WheelForEveryPython(bdist_wheel):
-    """Tags the wheel for every Python 3 of this platform (pyproject.toml says from which version on).
-
-    The libraries of operators have no Python API, so they serve all versions. pybind11 does not support the limited
-    API, so _facts serves the version that it was built with; with another one the operators run all the same, and
-    ``python -m msa_ops.info`` says why it cannot tell the build's facts.
-    """
+    """Tags the wheel for every Python 3 of this platform (pyproject.toml says from which version on)."""
 
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]
@@ -233,7 +227,6 @@ setup(
     ext_modules=[
         Extension(CPU, sources(".cpp")),
         Extension(CUDA, sources(".cu")),
-        Extension(FACTS, [FACTS_SOURCE]),
     ],
     cmdclass={"build_ext": NinjaBuild, "bdist_wheel": WheelForEveryPython},
 )

@@ -31,17 +31,14 @@ def facts() -> dict[str, str]:
 
 
 def build_rows() -> dict[str, str]:
-    """Returns how the native code was built; one line where this Python cannot read that."""
-    module = native.load_facts()
-    if isinstance(module, str):
-        return {"built with": f"not known: {module}"}
-    build = module.build_facts()
+    """Returns how the native code was built."""
+    build = native.build_facts()
     archs = build["cuda_arch_list"]
     return {
         "built with": f"{build['compiler']}; torch {build['torch_headers']} headers",
         "runs on": f"torch {build['oldest_torch']} and later",
         "CUDA build": f"{build['cuda_compiler']}, arch {archs}" if archs else "none",
-        "processor": f"{module.instruction_set()}, {torch.get_num_threads()} threads",
+        "processor": f"{build['instruction_set']}, {torch.get_num_threads()} threads",
     }
 
 

@@ -3,17 +3,16 @@
 Triton is only looked for here, and imported when it is first used.
 
 Environment:
-    MSA_OPS_LIBRARY_DIR: the folder that ``_cpu.so``, ``_cuda.so`` and ``_facts`` are loaded from in place of the
-        package's own; for tests of another build (see ``MSA_OPS_PORTABLE`` in setup.py).
+    MSA_OPS_LIBRARY_DIR: the folder that ``_cpu.so`` and ``_cuda.so`` are loaded from in place of the package's own;
+        for tests of another build (see ``MSA_OPS_PORTABLE`` in setup.py).
 """
 
 from __future__ import annotations
 
-import importlib.machinery
+import ctypes
 import importlib.util
 import os
 import shutil
-import types
 from importlib.resources import files
 from pathlib import Path
 
@@ -68,22 +67,15 @@ def _find_triton(missing_cpu: str | None) -> str | None:
     return None
 
 
-def load_facts() -> types.ModuleType | str:
-    """The module ``_facts``, which knows how the libraries were built, or why it is not there.
+def build_facts() -> dict[str, str]:
+    """What the compiled libraries were built with, and the widest instructions of this processor.
 
-    It is a Python extension and serves one version of Python, unlike the libraries of operators.
+    Only where ``_cpu.so`` loads.
     """
-    folder = library_folder()
-    spec = importlib.machinery.PathFinder.find_spec("msa_ops._facts", [str(folder)])
-    if spec is None or spec.loader is None:
-        pythons = sorted(file.name.split(".")[1] for file in folder.glob("_facts.*.so"))
-        return f"_facts was built for {' and '.join(pythons)}, not for this Python" if pythons else "_facts is missing"
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        return f"_facts does not load ({error})"
-    return module
+    library = ctypes.CDLL(str(library_folder() / "_cpu.so"))
+    library.msa_ops_build_facts.restype = library.msa_ops_instruction_set.restype = ctypes.c_char_p
+    facts = dict(line.split("\t") for line in library.msa_ops_build_facts().decode().split("\n"))
+    return facts | {"instruction_set": library.msa_ops_instruction_set().decode()}
 
 
 #: Why the kernels of a backend cannot be used; None where they can.
