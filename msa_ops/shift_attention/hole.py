@@ -62,6 +62,7 @@ def hole_attention(
         RuntimeError: if a named backend cannot take the inputs.
     """
     valid = _check_holes(OP, features, mask, scale, radius, variant, eps)
+    checks.check_flag(OP, "renormalize", renormalize)
     narrow = _operand_dtype(features, variant)
     # The Triton kernels do the paper's variant in one piece.
     if variant == "paper" and _chosen(backend, features, narrow) == "triton":
@@ -140,6 +141,7 @@ def _check_holes(
     checks.check_features(op, "features", features)
     checks.check_mask(op, "mask", mask, "features", features, (1,))
     check_options(op, scale, radius)
+    checks.check_number(op, "eps", eps)
     if not eps > 0:
         checks.fail(op, f"eps must be positive, got {eps!r}")
     if variant not in VARIANTS:
@@ -177,6 +179,8 @@ def _hole_operands(x: Tensor, valid: Tensor, scale: float, radius: int, variant:
         return _Operands(unit, unit, x, valid, scale, radius)
     keys = torch.where(valid, x, 0.0) + 1e-7
     keys = keys / torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    if radius >= max(x.shape[2:]):  # the rest of the box lies outside the map
+        radius = max(x.shape[2:]) - 1
     box = x.new_ones(x.shape[1], 1, 2 * radius + 1, 2 * radius + 1)
     queries = F.conv2d(x, box, padding=radius, groups=x.shape[1])
     return _Operands(queries, keys, keys, None, 1.0, 0)
