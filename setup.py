@@ -18,6 +18,10 @@ Environment:
                                    --build-temp build/portable --build-lib build/portable
                                MSA_OPS_LIBRARY_DIR=build/portable/msa_ops python -m pytest tests/ops
 
+    MSA_OPS_SANITIZE=address  builds the CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer,
+    MSA_OPS_SANITIZE=thread   with ThreadSanitizer. Either needs the sanitizer's library loaded before Python
+                           (LD_PRELOAD); `make sanitize` and `make sanitize-threads` build and run them beside the
+                           ordinary build, as above.
     TORCH_CUDA_ARCH_LIST   picks architectures ("8.0;9.0+PTX").
     MAX_JOBS               limits parallel compilers.
     CXX                    is the C++ compiler.
@@ -39,6 +43,16 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 OLDEST_TORCH = "2.11"  # the stable ABI target: binaries run on this torch and every later one
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
+#: MSA_OPS_SANITIZE -> flags of the compiler and the linker. Every finding ends the process. More than -O1 takes many
+#: times as long to compile and finds no more: with the checks between its steps no loop is vectorised.
+SANITIZERS = {
+    "address": [
+        "-fsanitize=address,undefined,float-cast-overflow",
+        "-fno-sanitize-recover=all",
+        "-D_GLIBCXX_ASSERTIONS",  # bounds of std::vector and std::array
+    ],
+    "thread": ["-fsanitize=thread"],
+}
 GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
 CPU, CUDA, FACTS = "msa_ops._cpu", "msa_ops._cuda", "msa_ops._facts"
@@ -127,6 +141,15 @@ def rule(name: str, command: str, depfile: bool = False) -> list[str]:
     return [*lines, *(["  depfile = $out.d", "  deps = gcc"] if depfile else [])]
 
 
+def sanitizer_flags() -> list[str]:
+    chosen = os.environ.get("MSA_OPS_SANITIZE")
+    if not chosen:
+        return []
+    if chosen not in SANITIZERS:
+        sys.exit(f"MSA_OPS_SANITIZE must be one of {', '.join(SANITIZERS)}, got {chosen!r}")
+    return ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS[chosen]]
+
+
 def first_line(command: list[str], pattern: str) -> str:
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return next(line.strip() for line in text.splitlines() if re.search(pattern, line))
@@ -149,6 +172,7 @@ class NinjaBuild(build_ext):
         cxx = os.environ.get("CXX", "c++")
         nvcc, reason = choose_nvcc()
         archs = arch_list() if nvcc else ""
+        sanitizers = sanitizer_flags()
         is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1"
         facts = {
             "MSA_COMPILER": first_line([cxx, "--version"], "."),
@@ -172,12 +196,12 @@ class NinjaBuild(build_ext):
         lines = [
             "ninja_required_version = 1.8",
             f"libraries = {join(libraries)}",
-            *rule("compile_cpu", f"{compile_cxx} {join(on_torch)} -c $in -o $out", depfile=True),
+            *rule("compile_cpu", f"{compile_cxx} {join(on_torch + sanitizers)} -c $in -o $out", depfile=True),
             *rule("compile_facts", f"{compile_cxx} {join(facts_flags)} -c $in -o $out", depfile=True),
             *rule(
                 "compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d {join(nvcc_flags)} -c $in -o $out", depfile=True
             ),
-            *rule("link_cpu", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
+            *rule("link_cpu", f"{quote(cxx)} {join(sanitizers)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
             *rule("link_facts", f"{quote(cxx)} -shared $in -o $out"),
             # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries.
             *rule(
@@ -202,6 +226,7 @@ class NinjaBuild(build_ext):
         jobs = parallel_jobs()
         where = f"CUDA for {archs}" if nvcc else "no CUDA"
         kernels = "portable CPU kernels" if is_portable else "CPU kernels"
+        kernels += f" with {os.environ['MSA_OPS_SANITIZE']} sanitizer" if sanitizers else ""
         print(
             f"msa_ops: building {kernels} with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs",
             flush=True,
