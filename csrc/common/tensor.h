@@ -55,6 +55,16 @@ struct View {
   int64_t sn, sc, sh, sw;
 };
 
+// One element of a mask. torch takes every byte but 0 for true, and a uint8 mask viewed as bool keeps its bytes; to C++
+// a bool whose byte is neither 0 nor 1 is undefined. So masks are read as MaskByte, never as bool.
+struct MaskByte {
+  uint8_t byte;
+  constexpr operator bool() const { return byte != 0; }
+};
+static_assert(sizeof(MaskByte) == 1);
+
+using MaskView = View<const MaskByte>;
+
 // The tensor's elements. Reading them as const never marks the tensor as written.
 template <typename T>
 T* data_of(const Tensor& t) {

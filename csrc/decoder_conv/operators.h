@@ -101,24 +101,12 @@ struct DecoderConv {
     K::window_ratios(low_mask, low.size(1), skip_mask, skip.size(1), numerator, ratio, new_mask);
     const Masked low_part{low, low_is_masked ? nullptr : &low_mask};
     const Masked skip_part{skip, skip_is_masked ? nullptr : &skip_mask};
-    if (!phases) {
-      const Tensor image = concatenation(low_part, skip_part, true);
-      return {Base::convolve(call_of(image, skip, weight), {image, nullptr}, weight, ratio, bias), new_mask, ratio};
+    if (phases) {
+      const Tensor output = phases_forward(low_part, skip_part, weight, ratio, bias);
+      if (is_usable(output)) return {output, new_mask, ratio};
     }
-    if constexpr (HasConvolution<K>) {
-      if (K::convolves_upcat(low, skip, weight)) {
-        Tensor output = empty_map(skip, n, weight.size(0), h, w);
-        K::convolve_upcat(low_part, skip_part, weight, ratio, bias, output);
-        return {output, new_mask, ratio};
-      }
-    }
-    const Tensor masked_low = Base::select(low, low_mask, {low.size(1)}, low_is_masked);
-    const Tensor masked_skip = Base::select(skip, skip_mask, {skip.size(1)}, skip_is_masked);
-    const auto [phase_weight, skip_weight] = K::phase_weights(weight, low, channels_last);
-    const Tensor sums = convolution(masked_low, phase_weight, one, one, one, 1);
-    Tensor output = laid_out(convolution(masked_skip, skip_weight, one, one, one, 1), channels_last);
-    K::add_phases_scale_and_shift(output, sums, ratio, bias);
-    return {output, new_mask, ratio};
+    const Tensor image = concatenation(low_part, skip_part, true);
+    return {Base::convolve(call_of(image, skip, weight), {image, nullptr}, weight, ratio, bias), new_mask, ratio};
   }
 
   // Gradients of low, skip, weight and bias; those not in `needed` come back undefined.
@@ -141,22 +129,22 @@ struct DecoderConv {
     }
     const Masked low_part{low, low_is_masked ? nullptr : &low_mask};
     const Masked skip_part{skip, skip_is_masked ? nullptr : &skip_mask};
-    if (!phases) return concatenation_backward(grad_output, low_part, skip_part, weight, ratio, needed);
-    if constexpr (HasConvolution<K>) {
-      if (K::convolves_upcat_backward(low, skip, weight)) {
-        Tensor grad_low, grad_skip, grad_weight, no_map;
-        if (needed[0]) grad_low = empty_map_like(low);
-        if (needed[1]) grad_skip = empty_map_like(skip);
-        if (needed[2]) grad_weight = masked_conv::empty_weight(weight, channels_last);
-        if (needed[0] || needed[1] || needed[2])
-          K::convolve_upcat_backward(grad_output, low_part, skip_part, weight, ratio, grad_low, grad_skip, grad_weight);
-        return {grad_low, grad_skip, grad_weight, Base::epilogue_backward(grad_output, ratio, no_map, needed[3])};
-      }
+    if (phases) {
+      Gradients grads = phases_backward(grad_output, low_part, skip_part, weight, ratio, needed);
+      if (is_usable(std::get<0>(grads)) && is_usable(std::get<1>(grads)) && is_usable(std::get<2>(grads))) return grads;
     }
-    return phases_backward(grad_output, low_part, skip_part, weight, ratio, needed);
+    return concatenation_backward(grad_output, low_part, skip_part, weight, ratio, needed);
   }
 
  private:
+  // Whether the result of the phases can be kept. They sum taps and, in parts, the low map's contribution, which may
+  // overflow where the definition's sum does not; see masked_conv::HasConvolution. A device whose results can only be
+  // read by waiting keeps them all.
+  static bool is_usable(const Tensor& result) {
+    if constexpr (masked_conv::HasConvolution<K>) return K::is_finite(result);
+    return true;
+  }
+
   // ---- the concatenation
 
   // The image has the layout of skip.
@@ -190,7 +178,25 @@ struct DecoderConv {
     return {grad_low, grad_skip, grad_weight, grad_bias};
   }
 
-  // ---- the phases, by the library's convolutions
+  // ---- the phases, by the device's own convolution or around the library's
+
+  static Tensor phases_forward(const Masked& low, const Masked& skip, const Tensor& weight, const Tensor& ratio,
+                               const std::optional<Tensor>& bias) {
+    if constexpr (HasConvolution<K>) {
+      if (K::convolves_upcat(low.map, skip.map, weight)) {
+        Tensor output = empty_map(skip.map, ratio.size(0), weight.size(0), ratio.size(2), ratio.size(3));
+        K::convolve_upcat(low, skip, weight, ratio, bias, output);
+        return output;
+      }
+    }
+    const bool channels_last = masked_conv::is_channels_last_call(skip.map, weight);
+    const Tensor masked_low = Base::selected(low), masked_skip = Base::selected(skip);
+    const auto [phase_weight, skip_weight] = K::phase_weights(weight, low.map, channels_last);
+    const Tensor sums = convolution(masked_low, phase_weight, one, one, one, 1);
+    Tensor output = laid_out(convolution(masked_skip, skip_weight, one, one, one, 1), channels_last);
+    K::add_phases_scale_and_shift(output, sums, ratio, bias);
+    return output;
+  }
 
   static Gradients phases_backward(const Tensor& grad_output, const Masked& low, const Masked& skip,
                                    const Tensor& weight, const Tensor& ratio, const std::vector<bool>& needed) {
@@ -198,6 +204,16 @@ struct DecoderConv {
     const bool skip_channels_last = wants_channels_last(skip.map);
     Tensor grad_low, grad_skip, grad_weight, grad_phase_weight, grad_skip_weight, scaled;
     const bool needs_maps = needed[0] || needed[1] || needed[2];
+    if constexpr (HasConvolution<K>) {
+      if (K::convolves_upcat_backward(low.map, skip.map, weight)) {
+        if (needed[0]) grad_low = empty_map_like(low.map);
+        if (needed[1]) grad_skip = empty_map_like(skip.map);
+        if (needed[2]) grad_weight = masked_conv::empty_weight(weight, channels_last);
+        if (needs_maps)
+          K::convolve_upcat_backward(grad_output, low, skip, weight, ratio, grad_low, grad_skip, grad_weight);
+        return {grad_low, grad_skip, grad_weight, Base::epilogue_backward(grad_output, ratio, scaled, needed[3])};
+      }
+    }
     if (needs_maps) scaled = Base::scaled_like(grad_output, skip_channels_last);
     const Tensor grad_bias = Base::epilogue_backward(grad_output, ratio, scaled, needed[3]);
     if (!needs_maps) return {grad_low, grad_skip, grad_weight, grad_bias};
@@ -208,30 +224,19 @@ struct DecoderConv {
       Tensor grad_phases = empty_map(map, map.size(0), 4 * weight.size(0), map.size(2) + 1, map.size(3) + 1);
       K::split_phases(scaled, grad_phases);
       std::tie(grad_low, grad_phase_weight) = convolution_backward(
-          grad_phases, needed[2] ? masked(low) : map, phase_weight, one, one, one, 1, needed[0], needed[2]);
-      grad_low = cleared(grad_low, low);
+          grad_phases, needed[2] ? Base::selected(low) : map, phase_weight, one, one, one, 1, needed[0], needed[2]);
+      grad_low = Base::cleared(grad_low, low, wants_channels_last(low.map));
     }
     if (needed[1] || needed[2]) {
-      std::tie(grad_skip, grad_skip_weight) = convolution_backward(scaled, needed[2] ? masked(skip) : skip.map,
+      std::tie(grad_skip, grad_skip_weight) = convolution_backward(scaled, needed[2] ? Base::selected(skip) : skip.map,
                                                                    skip_weight, one, one, one, 1, needed[1], needed[2]);
-      grad_skip = cleared(grad_skip, skip);
+      grad_skip = Base::cleared(grad_skip, skip, skip_channels_last);
     }
     if (needed[2]) {
       grad_weight = masked_conv::empty_weight(weight, channels_last);
       K::fold_phase_weights(grad_phase_weight, grad_skip_weight, grad_weight);
     }
     return {grad_low, grad_skip, grad_weight, grad_bias};
-  }
-
-  static Tensor masked(const Masked& part) {
-    return part.mask != nullptr ? Base::select(part.map, *part.mask, {part.map.size(1)}, false) : part.map;
-  }
-
-  // The gradient of a map, where there is one, in the map's layout and 0 in its holes.
-  static Tensor cleared(const Tensor& grad, const Masked& part) {
-    Tensor result = laid_out(grad, wants_channels_last(part.map));
-    if (result.defined() && part.mask != nullptr) K::clear(result, *part.mask, {part.map.size(1)});
-    return result;
   }
 };
 

@@ -32,7 +32,7 @@ def shift_attention(
     """Computes Eqs. 6-8 for maps (N,C,H,W) and bool masks (N,1,H,W); returns (N,Cv,H,W), zero where query_mask is
     False."""
     if value.numel() == 0 or value.is_meta:
-        return torch.zeros_like(value)
+        return _zeros(query, key, value)
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     samples = zip(query.to(wide), key.to(wide), value.to(wide), query_mask, key_mask, strict=True)
     outputs = [_one_sample(*sample, scale, radius, renormalize) for sample in samples]
@@ -46,7 +46,7 @@ def _one_sample(
     k = min(k, max(h, w) - 1)  # further shifts leave the map
     queries, keys = query_mask.flatten().nonzero()[:, 0], key_mask.flatten().nonzero()[:, 0]
     if len(queries) == 0 or len(keys) == 0:
-        return value * 0.0
+        return _zeros(query, key, value)
     # The mask is one more channel, which gives the row sums of s'.
     values = torch.cat([torch.where(key_mask, value, 0.0), key_mask.to(value.dtype)])
     window = dict(kernel_size=2 * k + 1, padding=k)
@@ -64,6 +64,12 @@ def _one_sample(
     if renorm:
         result = result / torch.where(row_sum > 0, row_sum, 1.0)
     return torch.where(query_mask & (row_sum > 0), result, 0.0)
+
+
+def _zeros(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Returns zeros like value that depend on all three maps, so that each of them has a gradient, of zeros. Sums of
+    no elements do that without a product, in which inf · 0 would be NaN."""
+    return torch.zeros_like(value) + sum(map[:0].sum() for map in (query, key, value)).to(value.dtype)
 
 
 def shift_attention_argmax(

@@ -100,10 +100,10 @@ struct MaskedConv {
       if (call.is_own) {
         Tensor output = empty_map(input.map, ratio.size(0), weight.size(0), ratio.size(2), ratio.size(3));
         K::convolve(input, weight, k, ratio, bias, output);
-        return output;
+        if (K::is_finite(output)) return output;
       }
     }
-    Tensor output = laid_out(convolution(input.map, weight, strides(k), paddings(k), dilations(k), call.groups),
+    Tensor output = laid_out(convolution(selected(input), weight, strides(k), paddings(k), dilations(k), call.groups),
                              call.channels_last);
     K::scale_and_shift(output, ratio, bias);
     return output;
@@ -120,14 +120,16 @@ struct MaskedConv {
         if (needed[0]) grad_input = empty_map_like(input.map);
         if (needed[1]) grad_weight = empty_weight(weight, wants_channels_last(input.map));
         if (needed[0] || needed[1]) K::convolve_backward(grad_output, input, weight, k, ratio, grad_input, grad_weight);
-        return {grad_input, grad_weight, epilogue_backward(grad_output, ratio, scaled, needed[2])};
+        if (K::is_finite(grad_input) && K::is_finite(grad_weight))
+          return {grad_input, grad_weight, epilogue_backward(grad_output, ratio, scaled, needed[2])};
       }
     }
     if (needed[0] || needed[1]) scaled = scaled_like(grad_output, map_channels_last);
     grad_bias = epilogue_backward(grad_output, ratio, scaled, needed[2]);
-    std::tie(grad_input, grad_weight) = convolution_backward(scaled, input.map, weight, strides(k), paddings(k),
-                                                             dilations(k), call.groups, needed[0], needed[1]);
-    return {laid_out(grad_input, map_channels_last), laid_out(grad_weight, call.channels_last), grad_bias};
+    std::tie(grad_input, grad_weight) =
+        convolution_backward(scaled, needed[1] ? selected(input) : input.map, weight, strides(k), paddings(k),
+                             dilations(k), call.groups, needed[0], needed[1]);
+    return {cleared(grad_input, input, map_channels_last), laid_out(grad_weight, call.channels_last), grad_bias};
   }
 
   // x ⊙ m: the one product of the input's size that the operator makes, and only where it changes something.
@@ -140,6 +142,19 @@ struct MaskedConv {
     Tensor masked = empty_map_like(input);
     if (input.numel() > 0) K::select(input, mask, plane_channels, masked);
     return masked;
+  }
+
+  // The same for a map whose mask, if there is one, is a plane.
+  static Tensor selected(const Masked& part) {
+    return part.mask != nullptr ? select(part.map, *part.mask, {part.map.size(1)}, false) : part.map;
+  }
+
+  // The gradient of that map, where there is one, in the given layout and 0 in the holes.
+  static Tensor cleared(const Tensor& grad, const Masked& part, bool channels_last) {
+    Tensor result = laid_out(grad, channels_last);
+    if (result.defined() && part.mask != nullptr && result.numel() > 0)
+      K::clear(result, *part.mask, {part.map.size(1)});
+    return result;
   }
 
   // An uninitialised map for dL/d(convolution) = grad_output · ratio.

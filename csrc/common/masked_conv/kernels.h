@@ -38,7 +38,10 @@ concept ReadsMasks = requires(const Tensor& mask) {
   { K::is_all_valid(mask) } -> std::same_as<bool>;
 };
 
-// Optional: convolutions of our own, which run where they are faster than the library's.
+// Optional: convolutions of our own, which run where they are faster than the library's. They may form sums of inputs
+// or of weights that the definition does not have. Near the largest number such a sum can overflow where the result
+// would be finite, and an inf or NaN in one window spreads to its neighbours. Neither can leave a result finite, so a
+// result that is not is thrown away, and the library, which sums each window by itself, computes it again.
 template <class K>
 concept HasConvolution =
     requires(const Tensor& map, const Masked& input, const Tensor& weight, const Window& window, int64_t groups,
@@ -52,6 +55,8 @@ concept HasConvolution =
       {
         K::convolve_backward(map, input, weight, window, ratio, maybe_undefined, maybe_undefined)
       } -> std::same_as<void>;
+      // Whether all elements of a dense tensor are finite; true where it is undefined.
+      { K::is_finite(maybe_undefined) } -> std::same_as<bool>;
     };
 
 }  // namespace msa::masked_conv

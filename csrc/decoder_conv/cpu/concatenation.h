@@ -12,7 +12,7 @@ namespace {
 template <typename T>
 struct MaskedView {
   View<T> map;
-  std::optional<View<const bool>> mask;
+  std::optional<MaskView> mask;
 
   bool valid(int64_t n, int64_t y, int64_t x) const {
     return !mask || mask->data[n * mask->sn + y * mask->sh + x * mask->sw];

@@ -53,8 +53,8 @@ template <typename R>
 class ImageLayer {
  public:
   // low (N, C1, h, w) and skip (N, C2, 2h, 2w), in both the channel the fastest dimension.
-  ImageLayer(const View<const R>& low, const std::optional<View<const bool>>& low_mask, const View<const R>& skip,
-             const std::optional<View<const bool>>& skip_mask, const View<const R>& weight, const R* ratio)
+  ImageLayer(const View<const R>& low, const std::optional<MaskView>& low_mask, const View<const R>& skip,
+             const std::optional<MaskView>& skip_mask, const View<const R>& weight, const R* ratio)
       : low_(low), low_mask_(low_mask), skip_(skip), skip_mask_(skip_mask), weight_(weight), ratio_(ratio) {}
 
   void forward(const R* bias, const View<R>& out) const {
@@ -143,7 +143,7 @@ class ImageLayer {
   void split_skip(const Planes<R>& planes) const {
     parallel_rows(skip_.n * skip_.h, skip_.w * skip_.c, [&](int64_t i) {
       const int64_t n = i / skip_.h, y = i % skip_.h;
-      const bool* valid = skip_mask_ ? skip_mask_->data + n * skip_mask_->sn + y * skip_mask_->sh : nullptr;
+      const MaskByte* valid = skip_mask_ ? skip_mask_->data + n * skip_mask_->sn + y * skip_mask_->sh : nullptr;
       for (int64_t c = 0; c < skip_.c; ++c) {
         R* row = planes.row(n * skip_.c + c, y);
         const R* from = skip_.data + n * skip_.sn + y * skip_.sh + c;
@@ -190,9 +190,9 @@ class ImageLayer {
   }
 
   View<const R> low_;
-  std::optional<View<const bool>> low_mask_;
+  std::optional<MaskView> low_mask_;
   View<const R> skip_;
-  std::optional<View<const bool>> skip_mask_;
+  std::optional<MaskView> skip_mask_;
   View<const R> weight_;
   const R* ratio_;
 };

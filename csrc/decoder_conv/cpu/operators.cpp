@@ -32,16 +32,16 @@ Winograd<T> winograd(const Masked& low, const Masked& skip, const Tensor& weight
 struct CpuKernels : masked_conv::CpuKernels {
   static void window_ratios(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
                             int64_t skip_channels, int64_t numerator, Tensor& ratio, Tensor& new_mask) {
-    const auto low = view<const bool>(low_mask);
-    const auto skip = view<const bool>(skip_mask);
+    const auto low = view<const MaskByte>(low_mask);
+    const auto skip = view<const MaskByte>(skip_mask);
     Tensor counts = empty_on(skip_mask, {skip.n, 1, skip.h, skip.w}, ScalarType::Int);
     int32_t* out = data_of<int32_t>(counts);
     const int32_t low_weight = static_cast<int32_t>(low_channels);
     const int32_t skip_weight = static_cast<int32_t>(skip_channels);
     parallel_rows(skip.n * skip.h, skip.w, [&](int64_t row) {
       const int64_t n = row / skip.h, y = row % skip.h;
-      const bool* from_low = low.data + n * low.sn + y / 2 * low.sh;
-      const bool* from_skip = skip.data + n * skip.sn + y * skip.sh;
+      const MaskByte* from_low = low.data + n * low.sn + y / 2 * low.sh;
+      const MaskByte* from_skip = skip.data + n * skip.sn + y * skip.sh;
       for (int64_t x = 0; x < skip.w; ++x)
         out[row * skip.w + x] = low_weight * from_low[x / 2 * low.sw] + skip_weight * from_skip[x * skip.sw];
     });
@@ -147,7 +147,7 @@ struct CpuKernels : masked_conv::CpuKernels {
 
   template <typename T>
   static MaskedView<T> part(const Tensor& map, const Tensor* mask) {
-    return {view<T>(map), mask != nullptr ? std::optional(view<const bool>(*mask)) : std::nullopt};
+    return {view<T>(map), mask != nullptr ? std::optional(view<const MaskByte>(*mask)) : std::nullopt};
   }
 };
 static_assert(Kernels<CpuKernels> && HasConvolution<CpuKernels>);

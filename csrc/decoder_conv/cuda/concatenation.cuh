@@ -6,7 +6,6 @@
 namespace msa::decoder_conv {
 
 using masked_conv::clear_invalid;
-using masked_conv::MaskView;
 using masked_conv::Validity;
 
 // A map and the plane of its holes; a plane without data: the map is 0 there already.
@@ -15,9 +14,8 @@ struct MaskedView {
   View<T> map;
   MaskView mask;
 
-  // Not 0 where the map is valid.
-  __device__ __forceinline__ uint8_t valid(int64_t n, int64_t y, int64_t x) const {
-    return mask.data == nullptr ? 1 : *address(mask, n, 0, y, x);
+  __device__ __forceinline__ MaskByte valid(int64_t n, int64_t y, int64_t x) const {
+    return mask.data == nullptr ? MaskByte{1} : *address(mask, n, 0, y, x);
   }
 };
 
@@ -72,7 +70,7 @@ struct DivideConcatenation {
   template <int V, Fastest kFastest>
   struct Value {
     Pack<T, V> packs[4];
-    uint8_t valid[4];
+    MaskByte valid[4];
   };
   template <int V, Fastest kFastest>
   __device__ __forceinline__ Value<V, kFastest> read(const Place& at) const {
@@ -97,14 +95,14 @@ struct DivideConcatenation {
       for (int i = 0; i < V; ++i) {
         const R above = static_cast<R>(value.packs[0].at[i]) + static_cast<R>(value.packs[1].at[i]);
         const R below = static_cast<R>(value.packs[2].at[i]) + static_cast<R>(value.packs[3].at[i]);
-        sum.at[i] = value.valid[0] != 0 ? static_cast<T>(above + below) : T(0.f);
+        sum.at[i] = value.valid[0] ? static_cast<T>(above + below) : T(0.f);
       }
       write_pack<T, V>(address(low.map, at.n, c, at.y, at.x), sum);
       return;
     }
 #pragma unroll
     for (int p = 0; p < 4; ++p) {
-      if (value.valid[p] == 0) {
+      if (!value.valid[p]) {
 #pragma unroll
         for (int i = 0; i < V; ++i) value.packs[p].at[i] = T(0.f);
       }

@@ -13,8 +13,8 @@ struct UpcatCounts {
   MaskView low, skip;
   int32_t low_channels, skip_channels;
   __device__ __forceinline__ int32_t at(int64_t n, int64_t y, int64_t x) const {
-    const uint8_t from_low = *address(low, n, 0, y >> 1, x >> 1), from_skip = *address(skip, n, 0, y, x);
-    return (from_low != 0 ? low_channels : 0) + (from_skip != 0 ? skip_channels : 0);
+    const MaskByte from_low = *address(low, n, 0, y >> 1, x >> 1), from_skip = *address(skip, n, 0, y, x);
+    return (from_low ? low_channels : 0) + (from_skip ? skip_channels : 0);
   }
 };
 
@@ -23,7 +23,7 @@ namespace {
 struct CudaKernels : masked_conv::CudaKernels {
   static void window_ratios(const Tensor& low_mask, int64_t low_channels, const Tensor& skip_mask,
                             int64_t skip_channels, int64_t numerator, Tensor& ratio, Tensor& new_mask) {
-    const UpcatCounts counts{view<const uint8_t>(low_mask), view<const uint8_t>(skip_mask),
+    const UpcatCounts counts{view<const MaskByte>(low_mask), view<const MaskByte>(skip_mask),
                              static_cast<int32_t>(low_channels), static_cast<int32_t>(skip_channels)};
     const int64_t h = ratio.size(2), w = ratio.size(3);
     const masked_conv::WindowPlane plane{kWindow, ratio.size(0), h, w, h, w};
@@ -121,7 +121,7 @@ struct CudaKernels : masked_conv::CudaKernels {
 
   template <typename T>
   static MaskedView<T> part(const Tensor& map, const Tensor* mask) {
-    return {view<T>(map), mask != nullptr ? view<const uint8_t>(*mask) : MaskView{}};
+    return {view<T>(map), mask != nullptr ? view<const MaskByte>(*mask) : MaskView{}};
   }
 };
 static_assert(Kernels<CudaKernels> && !HasConvolution<CudaKernels>);

@@ -8,8 +8,8 @@ namespace msa::partial_conv {
 namespace {
 
 // counts(p) = Σ_g channels_g · mask_g(p): valid entries of all channels at one pixel.
-void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, int64_t y, int32_t* counts) {
-  const bool* row = mask.data + n * mask.sn + y * mask.sh;
+void count_row(const MaskView& mask, const Ints& channels, int64_t n, int64_t y, int32_t* counts) {
+  const MaskByte* row = mask.data + n * mask.sn + y * mask.sh;
   if (mask.c > 1 && mask.sc == 1) {
     for (int64_t x = 0; x < mask.w; ++x) {
       int32_t sum = 0;
@@ -20,7 +20,7 @@ void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, in
   }
   std::fill(counts, counts + mask.w, 0);
   for (int64_t g = 0; g < mask.c; ++g) {
-    const bool* plane = row + g * mask.sc;
+    const MaskByte* plane = row + g * mask.sc;
     const int32_t weight = static_cast<int32_t>(channels[g]);
     for (int64_t x = 0; x < mask.w; ++x) counts[x] += weight * plane[x * mask.sw];
   }
@@ -29,7 +29,7 @@ void count_row(const View<const bool>& mask, const Ints& channels, int64_t n, in
 struct CpuKernels : masked_conv::CpuKernels {
   static void window_ratios(const Tensor& mask, const Ints& plane_channels, const Window& window, int64_t numerator,
                             Tensor& ratio, Tensor& new_mask) {
-    const auto m = view<const bool>(mask);
+    const auto m = view<const MaskByte>(mask);
     Tensor counts = empty_on(mask, {m.n, 1, m.h, m.w}, ScalarType::Int);
     int32_t* out = data_of<int32_t>(counts);
     parallel_rows(m.n * m.h, m.w * m.c,

@@ -5,7 +5,6 @@
 
 namespace msa::partial_conv {
 
-using masked_conv::MaskView;
 using masked_conv::PlaneChannels;
 
 // Valid entries of all channels at one pixel, for masks of one plane and of several.
@@ -21,7 +20,7 @@ struct GroupCounts {
   MaskView mask;
   PlaneChannels channels;
   __device__ __forceinline__ int32_t at(int64_t n, int64_t y, int64_t x) const {
-    const uint8_t* plane = address(mask, n, 0, y, x);
+    const MaskByte* plane = address(mask, n, 0, y, x);
     int32_t sum = 0;
     if (channels.uniform != 0) {
 #pragma unroll 8
@@ -39,7 +38,7 @@ namespace {
 struct CudaKernels : masked_conv::CudaKernels {
   static void window_ratios(const Tensor& mask, const Ints& plane_channels, const Window& window, int64_t numerator,
                             Tensor& ratio, Tensor& new_mask) {
-    const auto m = view<const uint8_t>(mask);
+    const auto m = view<const MaskByte>(mask);
     const masked_conv::WindowPlane plane{window, m.n, m.h, m.w, ratio.size(2), ratio.size(3)};
     const auto run = [&](auto taps, const auto& counts) {
       masked_conv::launch_window_kernel<taps>(counts, plane, numerator, ratio, new_mask, current_stream(mask));

@@ -25,7 +25,7 @@ struct Sample {
 inline std::vector<Sample> samples_of(const Tensor& query_mask, const Tensor& key_mask, int64_t radius,
                                       int64_t budget) {
   std::vector<Sample> samples;
-  const auto queries = view<const bool>(query_mask), keys = view<const bool>(key_mask);
+  const auto queries = view<const MaskByte>(query_mask), keys = view<const MaskByte>(key_mask);
   for (int64_t i = 0; i < queries.n; ++i) {
     const Geometry g(queries, keys, i, radius);
     if (!g.queries.empty() && !g.keys.empty()) samples.push_back({i, g, Plan(g, budget)});

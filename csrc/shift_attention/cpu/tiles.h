@@ -42,7 +42,7 @@ struct Geometry {
   std::vector<int64_t> queries, keys;  // positions, ascending
   std::vector<int64_t> query_at;       // position -> index among the queries, or -1
 
-  Geometry(const View<const bool>& query_mask, const View<const bool>& key_mask, int64_t n, int64_t radius)
+  Geometry(const MaskView& query_mask, const MaskView& key_mask, int64_t n, int64_t radius)
       : h(key_mask.h),
         w(key_mask.w),
         reach_y(std::min(radius, std::max<int64_t>(h, 1) - 1)),

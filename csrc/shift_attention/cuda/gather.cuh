@@ -9,7 +9,7 @@ constexpr int kIndexThreads = 1024;
 
 // One block per sample numbers the set pixels of a mask in raster order.
 __global__ void __launch_bounds__(kIndexThreads)
-    index_kernel(View<const bool> mask, int32_t* pixel, int32_t* rank, int32_t* count) {
+    index_kernel(MaskView mask, int32_t* pixel, int32_t* rank, int32_t* count) {
   __shared__ int32_t in_warp[kIndexThreads / 32];
   const int64_t n = blockIdx.x, pixels = mask.h * mask.w;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

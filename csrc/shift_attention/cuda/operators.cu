@@ -321,7 +321,7 @@ class Call {
     const Tensor pixel = empty_on(mask, {samples_, problem.pixels}, ScalarType::Int),
                  rank = empty_on(mask, {samples_, problem.pixels}, ScalarType::Int),
                  count = empty_on(mask, {samples_}, ScalarType::Int);
-    index_kernel<<<samples_, kIndexThreads, 0, stream>>>(view<const bool>(mask), data_of<int32_t>(pixel),
+    index_kernel<<<samples_, kIndexThreads, 0, stream>>>(view<const MaskByte>(mask), data_of<int32_t>(pixel),
                                                          data_of<int32_t>(rank), data_of<int32_t>(count));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     storage_.insert(storage_.end(), {pixel, rank, count});

@@ -2,6 +2,9 @@
 // channel is the fastest dimension (channels_last), else "row by row" within a channel plane.
 #include "common/masked_conv/cpu/kernels.h"
 
+#include <atomic>
+
+#include "common/clones.h"
 #include "common/masked_conv/cpu/choice.h"
 #include "common/masked_conv/cpu/epilogue.h"
 #include "common/masked_conv/cpu/patches.h"
@@ -13,7 +16,7 @@ namespace {
 // dst = mask ? src : 0. T stands for the element's bits: zero is all zero bits in every dtype. In place (dst == src)
 // valid elements are not touched.
 template <typename T>
-void select_map(const View<const T>& src, const View<const bool>& mask, const Ints& channels, const View<T>& dst) {
+void select_map(const View<const T>& src, const MaskView& mask, const Ints& channels, const View<T>& dst) {
   const bool in_place = src.data == dst.data;
   const bool elementwise = mask.c == src.c && src.c > 1;
   if (channel_fastest(dst)) {
@@ -22,7 +25,7 @@ void select_map(const View<const T>& src, const View<const bool>& mask, const In
       for (int64_t x = 0; x < dst.w; ++x) {
         const T* from = src.data + n * src.sn + y * src.sh + x * src.sw;
         T* to = dst.data + n * dst.sn + y * dst.sh + x * dst.sw;
-        const bool* valid = mask.data + n * mask.sn + y * mask.sh + x * mask.sw;
+        const MaskByte* valid = mask.data + n * mask.sn + y * mask.sh + x * mask.sw;
         if (elementwise) {
           for (int64_t c = 0; c < dst.c; ++c) to[c] = valid[c * mask.sc] ? from[c * src.sc] : T(0);
           continue;
@@ -52,9 +55,41 @@ void select_map(const View<const T>& src, const View<const bool>& mask, const In
     const int64_t n = row / (dst.c * dst.h), c = row / dst.h % dst.c, y = row % dst.h;
     const T* from = src.data + n * src.sn + c * src.sc + y * src.sh;
     T* to = dst.data + n * dst.sn + c * dst.sc + y * dst.sh;
-    const bool* valid = mask.data + n * mask.sn + plane_of[c] * mask.sc + y * mask.sh;
+    const MaskByte* valid = mask.data + n * mask.sn + plane_of[c] * mask.sc + y * mask.sh;
     for (int64_t x = 0; x < dst.w; ++x) to[x * dst.sw] = valid[x * mask.sw] ? from[x * src.sw] : T(0);
   });
+}
+
+// The exponent's bits, all of which are set in inf and NaN, and an integer as wide as the element.
+template <typename T>
+struct Exponent;
+template <>
+struct Exponent<double> {
+  using Bits = uint64_t;
+  static constexpr Bits kMask = 0x7ff0000000000000;
+};
+template <>
+struct Exponent<float> {
+  using Bits = uint32_t;
+  static constexpr Bits kMask = 0x7f800000;
+};
+template <>
+struct Exponent<Half> {
+  using Bits = uint16_t;
+  static constexpr Bits kMask = 0x7c00;
+};
+template <>
+struct Exponent<BFloat16> {
+  using Bits = uint16_t;
+  static constexpr Bits kMask = 0x7f80;
+};
+
+// On bits, because a sum of floats would not be vectorised.
+template <typename Bits>
+MSA_CLONES bool any_has_all(const Bits* x, int64_t n, Bits mask) {
+  Bits found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((x[i] & mask) == mask);
+  return found != 0;
 }
 
 template <typename T>
@@ -84,7 +119,7 @@ Winograd<T> winograd(const Masked& input, const Tensor& weight, const Window& wi
 // ---- masks --------------------
 
 void CpuKernels::select(const Tensor& src, const Tensor& mask, const Ints& plane_channels, Tensor& dst) {
-  const auto m = view<const bool>(mask);
+  const auto m = view<const MaskByte>(mask);
   dispatch_bits(src.element_size(), [&](auto bits) {
     using T = decltype(bits);
     select_map<T>(view<const T>(src), m, plane_channels, view<T>(dst));
@@ -97,11 +132,11 @@ void CpuKernels::clear(Tensor& map, const Tensor& mask, const Ints& plane_channe
 
 // A look at the mask costs next to nothing, and deep in a network every mask is all valid.
 bool CpuKernels::is_all_valid(const Tensor& mask) {
-  const auto m = view<const bool>(mask);
+  const auto m = view<const MaskByte>(mask);
   for (int64_t n = 0; n < m.n; ++n)
     for (int64_t c = 0; c < m.c; ++c)
       for (int64_t y = 0; y < m.h; ++y) {
-        const bool* row = m.data + n * m.sn + c * m.sc + y * m.sh;
+        const MaskByte* row = m.data + n * m.sn + c * m.sc + y * m.sh;
         bool all = true;
         for (int64_t x = 0; x < m.w; ++x) all &= row[x * m.sw];
         if (!all) return false;
@@ -130,6 +165,23 @@ void CpuKernels::epilogue_backward(const Tensor& grad, const Tensor& ratio, Tens
 }
 
 // ---- convolutions of our own --------------------
+
+bool CpuKernels::is_finite(const Tensor& t) {
+  if (!t.defined()) return true;
+  constexpr int64_t kStretch = 4096;
+  const int64_t count = t.numel();
+  std::atomic<bool> finite = true;
+  dispatch_floating(t.scalar_type(), "partial_conv2d", [&](auto type) {
+    using Of = Exponent<decltype(type)>;
+    using Bits = typename Of::Bits;
+    const Bits* data = data_of<const Bits>(t);
+    parallel_rows((count + kStretch - 1) / kStretch, kStretch, [&](int64_t i) {
+      if (any_has_all<Bits>(data + i * kStretch, std::min(kStretch, count - i * kStretch), Of::kMask))
+        finite.store(false, std::memory_order_relaxed);
+    });
+  });
+  return finite;
+}
 
 bool CpuKernels::convolves(const Tensor& input, const Tensor& weight, const Window& window, int64_t groups) {
   return convolution_for(input, weight, window, groups) != Convolution::kLibrary;

@@ -15,6 +15,7 @@ struct CpuKernels {
 
   static bool is_all_valid(const Tensor& mask);
 
+  static bool is_finite(const Tensor& t);
   static bool convolves(const Tensor& input, const Tensor& weight, const Window& window, int64_t groups);
   static void convolve(const Masked& input, const Tensor& weight, const Window& window, const Tensor& ratio,
                        const std::optional<Tensor>& bias, Tensor& output);

@@ -19,7 +19,7 @@ class Patches {
  public:
   // The channel is the fastest dimension of `map`; without a mask (one plane) it is 0 under its holes already. `h` and
   // `w` are those of the output.
-  Patches(const View<const R>& map, const std::optional<View<const bool>>& mask, const View<const R>& weight,
+  Patches(const View<const R>& map, const std::optional<MaskView>& mask, const View<const R>& weight,
           const Window& window, int64_t h, int64_t w)
       : map_(map), mask_(mask), weight_(weight), window_(window), h_(h), w_(w) {}
 
@@ -104,7 +104,7 @@ class Patches {
   }
 
   View<const R> map_;
-  std::optional<View<const bool>> mask_;
+  std::optional<MaskView> mask_;
   View<const R> weight_;
   Window window_;
   int64_t h_, w_;

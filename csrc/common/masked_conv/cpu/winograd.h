@@ -30,10 +30,10 @@ constexpr int kMostProducts = 49;  // of a tile
 template <typename R>
 struct Part {
   const InputSteps<R>& steps;
-  View<const R> map;                     // the channel is its fastest dimension
-  std::optional<View<const bool>> mask;  // one plane; none: the map is 0 under its holes already
-  int64_t padding_h, padding_w;          // how far the first tile reaches over the map's edge
-  int64_t first_channel;                 // where its channels begin among the weight's
+  View<const R> map;             // the channel is its fastest dimension
+  std::optional<MaskView> mask;  // one plane; none: the map is 0 under its holes already
+  int64_t padding_h, padding_w;  // how far the first tile reaches over the map's edge
+  int64_t first_channel;         // where its channels begin among the weight's
 };
 
 // Where the matrices of the slots lie. Those that every part has come first, and are as wide as all parts together;

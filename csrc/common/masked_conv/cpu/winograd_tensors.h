@@ -8,8 +8,8 @@
 namespace msa::masked_conv {
 namespace {
 
-inline std::optional<View<const bool>> plane_of(const Masked& map) {
-  return map.mask != nullptr ? std::optional(view<const bool>(*map.mask)) : std::nullopt;
+inline std::optional<MaskView> plane_of(const Masked& map) {
+  return map.mask != nullptr ? std::optional(view<const MaskByte>(*map.mask)) : std::nullopt;
 }
 
 // grad_output · ratio, dense, the channel its fastest dimension.

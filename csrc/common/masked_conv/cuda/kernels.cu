@@ -13,7 +13,7 @@ namespace {
 
 template <typename F>
 void with_planes(const Tensor& mask, const Ints& plane_channels, const F& f) {
-  const auto m = view<const uint8_t>(mask);
+  const auto m = view<const MaskByte>(mask);
   plane_channels.size() == 1 ? f(OnePlane{m}) : f(ManyPlanes{m, plane_channels_of(plane_channels)});
 }
 

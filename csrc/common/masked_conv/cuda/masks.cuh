@@ -14,7 +14,7 @@ struct OnePlane {
   using Valid = Validity<kFastest == Fastest::kChannel ? 1 : V>;
   template <int V, Fastest kFastest>
   __device__ __forceinline__ Valid<V, kFastest> read(const Place& at) const {
-    const uint8_t* from = address(mask, at.n, 0, at.y, at.x);
+    const MaskByte* from = address(mask, at.n, 0, at.y, at.x);
     Valid<V, kFastest> valid;
 #pragma unroll
     for (int i = 0; i < (kFastest == Fastest::kChannel ? 1 : V); ++i) valid.bytes[i] = from[i * mask.sw];

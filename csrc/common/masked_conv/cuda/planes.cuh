@@ -6,8 +6,6 @@
 
 namespace msa::masked_conv {
 
-using MaskView = View<const uint8_t>;
-
 // Channels covered by each plane of a mask. Plane and per-channel masks need no table, and grouped masks few entries.
 constexpr int kMaxGroups = 16;
 struct PlaneChannels {
@@ -49,9 +47,9 @@ inline PlaneChannels plane_channels_of(const Ints& channels) {
 // element. They are kept as read, and looked at when the pack is written.
 template <int kCount>
 struct Validity {
-  uint8_t bytes[kCount];
+  MaskByte bytes[kCount];
 
-  __device__ __forceinline__ bool at(int i) const { return bytes[kCount == 1 ? 0 : i] != 0; }
+  __device__ __forceinline__ bool at(int i) const { return bytes[kCount == 1 ? 0 : i]; }
 };
 
 template <typename T, int V, int kCount>

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from ..support.internals import MISSING, triton
+from .support.internals import MISSING, triton
 
 #: Sizes that the interpreter gets through, whose time goes by the number of operations, not of elements: tiles of 32
 #: queries, blocks as large as a scratch row of a small map (128, which the map's own block divides), and two programs
