@@ -74,6 +74,17 @@ build/sanitize/.built build/sanitize-portable/.built: build/sanitize%/.built: $(
 	  --build-temp $(@D)/temp --build-lib $(@D)
 	touch $@
 
+# Torch, Python and libgomp know nothing of the thread sanitizer; it sees their locks, and operators_openmp.c tells it
+# of parallel regions. Without address randomisation, which the sanitizer of older compilers does not bear.
+build/sanitize-threads/.built: $(VENV)/.installed tests/attack/operators_openmp.c
+	MSA_OPS_NO_CUDA=1 MSA_OPS_SANITIZE=thread $(BIN)/python setup.py --quiet build_ext --build-temp $(@D)/temp --build-lib $(@D)
+	$${CC:-cc} -O1 -fPIC -shared tests/attack/operators_openmp.c -o $(@D)/openmp.so
+	touch $@
+
+sanitize-threads: build/sanitize-threads/.built
+	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $(CURDIR)/$(<D)/openmp.so" TSAN_OPTIONS=halt_on_error=1:abort_on_error=1 \
+	MSA_OPS_LIBRARY_DIR=$(CURDIR)/$(<D)/msa_ops setarch -R $(BIN)/python -m tests.attack.operators_threads
+
 sanitize: build/sanitize/.built build/sanitize-portable/.built
 	$(ADDRESS) MSA_OPS_LIBRARY_DIR=$(CURDIR)/build/sanitize/msa_ops \
 	$(BIN)/python -m tests.attack operators --seconds $(FUZZ_SECONDS)

@@ -34,7 +34,7 @@ def _draw(rng) -> str:
 
 def case(rng, folder) -> str:
     """Draws one call and checks it. Uninitialised memory is NaN meanwhile, and one call in twenty has three threads."""
-    seed, number = (list(rng.bit_generator.seed_seq.entropy) + [0, 0])[:2]
+    seed, number = rng.bit_generator.seed_seq.entropy
     threads = torch.get_num_threads()
     before = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
     torch.set_num_threads(3 if chance(rng, 0.05) else 1)

@@ -88,13 +88,19 @@ def shift(rng):
     untouched = unchanged(dict(zip(names, leaves, strict=True)))
     ours, _ = everything(lambda *leaves: call(backend, *leaves), hidden, leaves, wanted)
     untouched()
-    exact, _ = everything(lambda *l: formula.shift_attention(*l, is_query, is_key, **options), upstream.double(), seen, wanted)
+
+    def exact_of(*leaves):
+        return formula.shift_attention(*leaves, is_query, is_key, **options)
+
+    exact, _ = everything(exact_of, upstream.double(), seen, wanted)
     plain = [None] * len(ours)
     if dtype != torch.float64:
         plain = ours
         if backend != "reference":
             plain, _ = everything(lambda *leaves: call("reference", *leaves), upstream, leaves, wanted)
-    magnitudes = attention.magnitudes(*seen, is_query, is_key, upstream, **options) if n else [*map(torch.zeros_like, (seen[2], *seen))]
+    magnitudes = [seen[2], *seen]
+    if n:
+        magnitudes = attention.magnitudes(*seen, is_query, is_key, upstream, **options)
     labels = ["output", *(f"gradient of {names[i]}" for i in wanted)]
     sizes = [magnitudes[0], *(magnitudes[1 + i] for i in wanted)]
     _compare_all(labels, ours, exact, plain, sizes, max(1.0, math.sqrt(h * w) / 8))
@@ -150,7 +156,7 @@ def holes(rng):
     if len(x) == 0:
         magnitudes = [x.double()] * 2
     elif variant == "released":
-        # Queries and keys are sums themselves; every score may be wrong by them once more, and the gradient of the norm.
+        # Queries and keys are sums themselves, so that a score may be wrong by them once more.
         queries, keys = formula.released_operands(x.double(), known, radius)
         everywhere = torch.ones_like(known)
         parts = attention.magnitudes(queries, keys, keys, ~known, everywhere, upstream.double() * ~known, 1.0)
@@ -180,7 +186,7 @@ def hole_map(rng):
     scale = choice(rng, (10.0, 1.0, 50.0))
     found = hole_attention_map(x, mask, scale=scale, radius=radius, backend=backend)
     n, h, w = x.shape[0], *x.shape[2:]
-    assert found.shape == (n, h, w) and found.dtype == torch.int64, f"got {tuple(found.shape)}, {found.dtype}"
+    assert (found.shape, found.dtype) == ((n, h, w), torch.int64), f"got {tuple(found.shape)}, {found.dtype}"
     wide = x.double()
     unit = wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-6)
     weights = attention.shifted_weights(unit, unit, ~known, known, scale, radius)

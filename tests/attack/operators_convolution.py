@@ -60,8 +60,8 @@ def _check_masked(rng, call, leaves, names, exact_of, backend, sizes, *, upstrea
 
 
 def _geometry(rng):
-    """(N, C, H, W), C_out, kernel, stride, padding, dilation, groups: tiny ones, and sizes at which each of the CPU's own
-    convolutions takes over."""
+    """Returns (N, C, H, W), C_out, kernel, stride, padding, dilation, groups: tiny ones, and sizes at which each of the
+    CPU's own convolutions takes over."""
     kind = choice(rng, ("tiny", "filter", "patches", "wide"), (0.62, 0.2, 0.13, 0.05))
     if kind == "tiny":
         groups = choice(rng, (1, 1, 1, 2, 3))
@@ -189,7 +189,10 @@ def upcat(rng):
     x_scale, w_scale, g_scale = scales(rng, dtype, 4 * 9 * (c1 + c2) * max(taps, 4 * 9 * c_out, pixels))
     flags = [chance(rng, 0.1), chance(rng, 0.1)]
     maps = []
-    for shape, known, is_masked in (((n, c1, h, w), low_known, flags[0]), ((n, c2, 2 * h, 2 * w), skip_known, flags[1])):
+    for shape, known, is_masked in (
+        ((n, c1, h, w), low_known, flags[0]),
+        ((n, c2, 2 * h, 2 * w), skip_known, flags[1]),
+    ):
         if is_masked:
             maps.append(laid_out(rng, torch.where(known, numbers(rng, shape, dtype, x_scale), 0), expand=False))
         else:

@@ -55,7 +55,7 @@ def concatenated(low, low_known, skip, skip_known, low_is_masked=False, skip_is_
 
 
 def shift_attention(query, key, value, is_query, is_key, scale=1.0, radius=0, renormalize=False):
-    """Eqs. 6-8 for bool masks (N, 1, H, W); unlike the definition it has finite gradients where a row has no weights."""
+    """Eqs. 6-8 for bool masks (N, 1, H, W); with finite gradients also where a row has no weights."""
     weights = attention.shifted_weights(query, key, is_query, is_key, scale, radius)
     if renormalize:
         total = weights.sum(2, keepdim=True)

@@ -9,6 +9,9 @@ from .operators_draw import choice
 OPS = torch.ops.msa_ops
 
 
+FUNCTIONS = "partial_conv2d", "partial_conv2d_upcat", "shift_attention", "hole_attention", "hole_attention_map"
+
+
 def t(*shape, dtype=torch.float32):
     return torch.ones(shape, dtype=dtype)
 
@@ -38,7 +41,8 @@ def _call(name):
             scale="window", input_is_masked=False, backend="auto",
         )  # fmt: skip
         wrong = {
-            "stride": (*NOT_SIZES, 0), "padding": (*NOT_SIZES, "full", 2**40), "dilation": (*NOT_SIZES, 0, 2**31, 2**62),
+            "stride": (*NOT_SIZES, 0), "padding": (*NOT_SIZES, "full", 2**40),
+            "dilation": (*NOT_SIZES, 0, 2**31, 2**62),
             "groups": (0, -1, 3, 2**70, 1.5, "1", None, t(1), (1, 1)), "scale": NOT_NAMES,
         }  # fmt: skip
         grouped = [[], [(4, plane), (1, plane)], [(2**70, plane)], [(-1, plane), (5, plane)], [(4,)], [(4, "x")], "ab"]
@@ -76,23 +80,32 @@ def _call(name):
 
 def public(rng):
     """Replaces one argument of a legal call of a public function."""
-    name = choice(rng, ("partial_conv2d", "partial_conv2d_upcat", "shift_attention", "hole_attention", "hole_attention_map"))
+    name = choice(
+        rng, ("partial_conv2d", "partial_conv2d_upcat", "shift_attention", "hole_attention", "hole_attention_map")
+    )
     arguments, wrong = _call(name)
     argument = choice(rng, sorted(wrong))
     value = wrong[argument][int(rng.integers(len(wrong[argument])))]
     if _may_fit(name, argument, value):
         return "refused: left out"
     told = f"{name}({argument}={_brief(value)})"
+    error = _error_of(getattr(msa_ops, name), arguments | {argument: value})
+    assert error is not None, f"{told} returned; it must be refused"
+    is_right_kind = isinstance(error, (ValueError, TypeError, RuntimeError))
+    assert is_right_kind, f"{told}: wanted a ValueError, got {type(error).__name__}: {error}"
+    text = str(error)
+    is_sentence = text and "\n" not in text and len(text) < 500
+    assert is_sentence, f"{told}: wanted one sentence, got {text[:300]!r}"
+    assert "msa_ops" in text or "backend" in text, f"{told}: wanted the operator's name, got {text!r}"
+    return "refused by a public function"
+
+
+def _error_of(function, arguments):
     try:
-        getattr(msa_ops, name)(**(arguments | {argument: value}))
-    except (ValueError, TypeError, RuntimeError) as error:
-        text = str(error)
-        assert text and "\n" not in text and len(text) < 500, f"{told}: wanted one sentence, got {text[:300]!r}"
-        assert "msa_ops" in text or "backend" in text, f"{told}: wanted the operator's name, got {text!r}"
-        return "refused by a public function"
+        function(**arguments)
     except Exception as error:
-        raise AssertionError(f"{told}: wanted a sentence, got {type(error).__name__}: {error}") from error
-    raise AssertionError(f"{told} returned; it must be refused")
+        return error
+    return None
 
 
 def _may_fit(name, argument, value):
@@ -168,9 +181,6 @@ def raw(rng):
     value = wrong[int(rng.integers(len(wrong)))]
     if isinstance(value, torch.Tensor) and name == "shift_attention_forward" and _may_fit(name, argument, value):
         return "refused: left out"
-    try:
-        getattr(OPS, name)(**(arguments | {argument: value}))
-    except Exception as error:
-        assert str(error), f"{name}({argument}={_brief(value)}): the error says nothing"
-        return "refused by an operator"
-    raise AssertionError(f"{name}({argument}={_brief(value)}) returned; it must be refused")
+    error = _error_of(getattr(OPS, name), arguments | {argument: value})
+    assert error is not None, f"{name}({argument}={_brief(value)}) returned; it must be refused"
+    return "refused by an operator"

@@ -94,14 +94,19 @@ def test_it_finds_a_wrong_gradient_and_a_changed_argument(monkeypatch):
 def test_it_finds_what_is_not_refused(monkeypatch):
     monkeypatch.setattr(operators_refused.msa_ops, "hole_attention", lambda *args, **options: None)
     errors = some(operators_refused.public, 40)
-    assert errors and all("must be refused" in error for error in errors)
+    assert errors
+    assert all("must be refused" in error for error in errors)
 
 
 def test_a_crash_names_its_case():
     code = "import ctypes, numpy as np; from tests.attack import operators as o; "
     code += "o.KINDS = {lambda rng: ctypes.string_at(0): 1.0}; o.case(np.random.default_rng([7, 41]), None)"
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode < 0
     assert "case_41_of_seed_7" in result.stderr
