@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from msa_ops import PartialConv2d, partial_conv2d, partial_conv2d_upcat
 
@@ -96,8 +97,12 @@ def _leaf(rng, shape, dtype, scale, known=None, expand=True):
     return x
 
 
-def _pairs(shape):
-    return [(number, number) for number in shape]
+def _padding_mode(rng, shape, padding):
+    """One of Conv2d's that this map is large enough for."""
+    can = ["zeros", "replicate"] if min(shape) else ["zeros"]
+    can += ["reflect"] if all(p < size for p, size in zip(padding, shape[2:], strict=True)) and min(shape) else []
+    can += ["circular"] if all(p <= size for p, size in zip(padding, shape[2:], strict=True)) and min(shape) else []
+    return choice(rng, can) if chance(rng, 0.3) else "zeros"
 
 
 def convolution(rng):
@@ -115,12 +120,16 @@ def convolution(rng):
         mask, mask_dtype = [(count, argument) for count, argument, _ in parts], parts[0][1].dtype
         known = torch.cat([truth.expand(-1, count, -1, -1) for count, _, truth in parts], dim=1)
     else:
-        mask, known = mask_of(rng, planes(rng, n, c if form == "channels" else 1, h, w))
-        mask_dtype = mask.dtype
+        images = 1 if is_module and n and chance(rng, 0.15) else n  # a module takes one mask for all images
+        mask, known = mask_of(rng, planes(rng, images, c if form == "channels" else 1, h, w))
+        known, mask_dtype = known.expand(n, -1, -1, -1), mask.dtype
+    mode = _padding_mode(rng, shape, padding) if is_module else "zeros"
+    if mode != "zeros":
+        mask_dtype = dtype
     entries = known.shape[1] * kernel[0] * kernel[1] if scale == "window" else 1
     taps = c // groups * kernel[0] * kernel[1]
     pixels = max(1, n * h * w)
-    x_scale, w_scale, g_scale = scales(rng, dtype, entries * max(taps * c_out, pixels))
+    x_scale, w_scale, g_scale = scales(rng, dtype, entries * max(taps * c_out, pixels) * (1 if mode == "zeros" else 16))
     is_masked = form != "channels" and not is_module and chance(rng, 0.1)
     if is_masked:
         x = laid_out(rng, torch.where(known, numbers(rng, shape, dtype, x_scale), 0), expand=False)
@@ -137,7 +146,15 @@ def convolution(rng):
         if is_module:
             options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias is not None)
             layer = PartialConv2d(
-                c, c_out, kernel, **options, multi_channel=multi, return_mask=True, scale=scale, backend=backend
+                c,
+                c_out,
+                kernel,
+                **options,
+                padding_mode=mode,
+                multi_channel=multi,
+                return_mask=True,
+                scale=scale,
+                backend=backend,
             )
             parameters = {"weight": weight} | ({} if bias is None else {"bias": bias})
             output, new_mask = torch.func.functional_call(layer, parameters, (x, mask))
@@ -150,6 +167,10 @@ def convolution(rng):
         known = known.expand(-1, c, -1, -1)
 
     def exact_of(x, weight, bias=None):
+        if mode != "zeros":  # pixels are copied with their validity
+            margins = padding[1], padding[1], padding[0], padding[0]
+            wide, around = F.pad(x, margins, mode=mode), F.pad(known.double(), margins, mode=mode) > 0
+            return formula.partial_conv2d(wide, around, weight, bias, stride, (0, 0), dilation, groups, scale)
         return formula.partial_conv2d(x, known, weight, bias, *geometry, scale, is_masked)
 
     def upstream_of(shape, valid):

@@ -9,7 +9,14 @@ from .operators_draw import choice
 OPS = torch.ops.msa_ops
 
 
-FUNCTIONS = "partial_conv2d", "partial_conv2d_upcat", "shift_attention", "hole_attention", "hole_attention_map"
+FUNCTIONS = (
+    "PartialConv2d",
+    "partial_conv2d",
+    "partial_conv2d_upcat",
+    "shift_attention",
+    "hole_attention",
+    "hole_attention_map",
+)
 
 
 def t(*shape, dtype=torch.float32):
@@ -47,6 +54,8 @@ def _call(name):
         }  # fmt: skip
         grouped = [[], [(4, plane), (1, plane)], [(2**70, plane)], [(-1, plane), (5, plane)], [(4,)], [(4, "x")], "ab"]
         wrong["mask"] = [*_wrong_tensors(plane), *grouped, [(1.5, plane)], [(4, plane[:1])], {4: plane}, None]
+    elif name == "PartialConv2d":
+        return dict(input=x, mask_in=plane), {"input": _wrong_tensors(x), "mask_in": _wrong_tensors(plane)}
     elif name == "partial_conv2d_upcat":
         arguments = dict(
             low=t(2, 3, 4, 5), low_mask=t(2, 1, 4, 5).bool(), skip=t(2, 2, 8, 10), skip_mask=t(2, 1, 8, 10).bool(),
@@ -89,7 +98,10 @@ def public(rng):
     if _may_fit(name, argument, value):
         return "refused: left out"
     told = f"{name}({argument}={_brief(value)})"
-    error = _error_of(getattr(msa_ops, name), arguments | {argument: value})
+    function = getattr(msa_ops, name)
+    if name == "PartialConv2d":
+        function = function(4, 8, 3, padding=1)
+    error = _error_of(function, arguments | {argument: value})
     assert error is not None, f"{told} returned; it must be refused"
     is_right_kind = isinstance(error, (ValueError, TypeError, RuntimeError))
     assert is_right_kind, f"{told}: wanted a ValueError, got {type(error).__name__}: {error}"
@@ -109,15 +121,16 @@ def _error_of(function, arguments):
 
 
 def _may_fit(name, argument, value):
-    """Whether the changed argument is legal after all."""
-    if not isinstance(value, torch.Tensor):
+    """Whether the changed argument is legal after all: values or features of other channels, features of another
+    floating-point dtype, a larger kernel."""
+    if not isinstance(value, torch.Tensor) or value.dim() != 4 or value.is_meta:
         return False
-    shape, dtype = tuple(value.shape), value.dtype
-    if argument == "value":
-        return dtype == torch.float32 and value.device.type == "cpu" and (shape[0], *shape[2:]) == (2, 6, 5)
-    if argument == "features":
-        return False if shape[0:1] + shape[2:] != (2, 6, 5) else dtype.is_floating_point and value.device.type == "cpu"
-    return False
+    n, c, h, w = value.shape
+    if not (value.dtype.is_floating_point if argument == "features" else value.dtype == torch.float32):
+        return False
+    if argument == "weight":
+        return name.startswith("partial_conv2d") and "upcat" not in name and (n, c) == (8, 4)
+    return argument in ("value", "features") and (n, h, w) == (2, 6, 5)
 
 
 def _brief(value):
@@ -179,7 +192,7 @@ def raw(rng):
     value = arguments[argument]
     wrong = _wrong_tensors(value) if isinstance(value, torch.Tensor) else RAW_WRONG[argument]
     value = wrong[int(rng.integers(len(wrong)))]
-    if isinstance(value, torch.Tensor) and name == "shift_attention_forward" and _may_fit(name, argument, value):
+    if name.endswith("forward") and _may_fit(name, argument, value):
         return "refused: left out"
     error = _error_of(getattr(OPS, name), arguments | {argument: value})
     assert error is not None, f"{name}({argument}={_brief(value)}) returned; it must be refused"
