@@ -206,7 +206,8 @@ def test_a_valid_nan_reaches_its_windows_only(name):
     x[0, 3, 3, 2] = math.nan
     output = runner(mask, geometry)(x, weight, bias)
     assert output[hit != 0].isnan().all()
-    assert torch.equal(output[hit == 0], clean[hit == 0])
+    # Not to the bit: what holds a NaN is computed again by the library.
+    torch.testing.assert_close(output[hit == 0], clean[hit == 0], rtol=0, atol=1e-13)
 
 
 def test_an_empty_batch_gives_zero_gradients():
