@@ -53,7 +53,7 @@ def _check_masked(rng, call, leaves, names, exact_of, backend, sizes, *, upstrea
     for i, (mine, right, other, size) in enumerate(zip(ours, exact, plain, magnitude, strict=True)):
         what = "output" if i == 0 else f"gradient of {names[wanted[i - 1]]}"
         terms = sizes[0 if i == 0 else 1 + wanted[i - 1]]
-        compare(mine, right, other, size, what=what, across_pixels=across, slack=max(1.0, math.sqrt(terms) / 8))
+        compare(mine, right, other, size, what=what, across_pixels=across, slack=max(1.0, math.sqrt(terms) / 4))
     if chance(rng, 0.05):
         again, _ = everything(lambda *leaves: call(backend, *leaves), upstream, leaves, wanted)
         for one, two in zip(ours, again, strict=True):
@@ -176,7 +176,7 @@ def convolution(rng):
     def upstream_of(shape, valid):
         return _leaf(rng, shape, dtype, g_scale, valid)
 
-    small = x.numel() * c_out * math.prod(kernel) < 4000
+    small = x.numel() * c_out * math.prod(kernel) < 4000 and form == "plane"
     backend = _backend(rng, small and dtype in (torch.float32, torch.float16) and groups == 1 and n > 0)
     if backend == "triton":
         leaves[0] = x = leaves[0].to(memory_format=torch.channels_last)
