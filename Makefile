@@ -62,15 +62,14 @@ test-portable: $(PORTABLE)/.built
 # The kernels, with their AVX clones and without, under address and undefined-behaviour sanitizers. Leaks are not looked
 # for, because Python and torch never free some of what they allocate. libstdc++ has to be there before the sanitizer
 # starts, which otherwise does not see the function that throws exceptions.
-SANITIZE := build/sanitize
 FUZZ_SECONDS ?= 60
 CXX ?= c++
 preload = LD_PRELOAD="$$($(CXX) -print-file-name=$(1)) $$($(CXX) -print-file-name=libstdc++.so.6)"
 ADDRESS = $(call preload,libasan.so) ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1
 
-build/sanitize/.built build/sanitize-portable/.built: build/sanitize%/.built: $(VENV)/.installed
-	MSA_OPS_NO_CUDA=1 MSA_OPS_SANITIZE=address MSA_OPS_PORTABLE=$(if $*,1,0) $(BIN)/python setup.py --quiet build_ext \
+build/sanitize/.built build/sanitize-portable/.built: build/%/.built: $(VENV)/.installed
+	MSA_OPS_NO_CUDA=1 MSA_OPS_SANITIZE=address MSA_OPS_PORTABLE=$(if $(findstring portable,$*),1,0) $(BIN)/python setup.py --quiet build_ext \
 	  --build-temp $(@D)/temp --build-lib $(@D)
 	touch $@
 

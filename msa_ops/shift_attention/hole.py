@@ -44,7 +44,8 @@ def hole_attention(
     everything else is float32 or better. Memory, determinism and cost are those of :func:`shift_attention`.
 
     Args:
-        features: φ, (N, C, H, W), floating-point.
+        features: φ, (N, C, H, W), floating-point; below 1e18 in magnitude (1e150 in float64), so that the squares of a
+            norm do not overflow.
         mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
         scale: λ, the softmax scale; finite.
         radius: k, the propagation radius in pixels; 0 switches Eq. 8 off.
