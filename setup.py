@@ -19,9 +19,9 @@ Environment:
                                MSA_OPS_LIBRARY_DIR=build/portable/msa_ops python -m pytest tests/ops
 
     MSA_OPS_SANITIZE=address  builds the CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer,
-    MSA_OPS_SANITIZE=thread   with ThreadSanitizer. Either needs the sanitizer's library loaded before Python
-                           (LD_PRELOAD); `make sanitize` and `make sanitize-threads` build and run them beside the
-                           ordinary build, as above.
+    MSA_OPS_SANITIZE=thread   with ThreadSanitizer, and without their AVX2 versions. Either needs the sanitizer's
+                           library loaded before Python (LD_PRELOAD); `make sanitize` and `make sanitize-threads` build
+                           and run them beside the ordinary build, as above.
     TORCH_CUDA_ARCH_LIST   picks architectures ("8.0;9.0+PTX").
     MAX_JOBS               limits parallel compilers.
     CXX                    is the C++ compiler.
@@ -179,7 +179,8 @@ class NinjaBuild(build_ext):
         nvcc, reason = choose_nvcc()
         archs = arch_list() if nvcc else ""
         sanitizers = sanitizer_flags()
-        is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1"
+        # The functions that choose between clones run before the thread sanitizer's own are bound, which they call.
+        is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1" or os.environ.get("MSA_OPS_SANITIZE") == "thread"
         facts = {
             "MSA_COMPILER": first_line([cxx, "--version"], "."),
             "MSA_TORCH_HEADERS": torch.__version__,
