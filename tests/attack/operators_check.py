@@ -51,7 +51,7 @@ def compare(ours, exact, plain, magnitude, *, what, across_pixels=False, slack=1
     if wrong.any():
         at = tuple(int(i) for i in wrong.nonzero()[0])
         raise AssertionError(
-            f"{what}{list(at)}: wanted {exact[at]:.9g}, got {ours[at].item():.9g}; the error is {error[at]:.3g}, it may be "
+            f"{what}{list(at)}: wanted {exact[at]:.9g}, got {ours[at].item():.9g}: the error, {error[at]:.3g}, may be "
             f"{allowed.expand_as(exact)[at]:.3g}; {int(wrong.sum())} of {wrong.numel()} elements are wrong"
         )
 
