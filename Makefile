@@ -14,12 +14,16 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-portable lint format docs cuda-check wheel versions bench gpu clean help
+.PHONY: demo test test-portable attack sanitize sanitize-threads lint format docs cuda-check wheel versions bench gpu \
+  clean help
 
 help:
 	@echo "make demo           fill holes with the weights that come along, time the network, write out/*.png"
 	@echo "make test           run the tests"
 	@echo "make test-portable  run the operator tests as a processor without AVX would"
+	@echo "make attack         random cases against every part, SECONDS=60 each; make -j2 attack runs two at once"
+	@echo "make sanitize       run the operator attack and tests with address and undefined-behaviour sanitizers"
+	@echo "make sanitize-threads  call the operators from several threads with the thread sanitizer"
 	@echo "make lint           ruff, clang-format and mypy; make format applies the first two"
 	@echo "make docs           build the documentation into site/, with warnings as errors"
 	@echo "make bench          run the CPU benchmarks and write the measurements' pages from them"
@@ -59,6 +63,48 @@ $(PORTABLE)/.built: $(VENV)/.installed
 test-portable: $(PORTABLE)/.built
 	MSA_OPS_LIBRARY_DIR=$(CURDIR)/$(PORTABLE)/msa_ops ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
 	OMP_NUM_THREADS=1 $(PYTEST) tests/ops --ignore-glob='*triton*' $(PYTEST_ARGS)
+
+# Random cases against every part, each with a new seed that it prints. make -j2 runs two attacks at once.
+ATTACKS := operators kills checkpoints files weights
+SECONDS ?= 60
+.PHONY: $(ATTACKS:%=attack-%)
+attack: $(ATTACKS:%=attack-%)
+$(ATTACKS:%=attack-%): attack-%: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack $* --seconds $(SECONDS)
+
+# The kernels, with their AVX clones and without, under address and undefined-behaviour sanitizers. Leaks are not looked
+# for, because Python and torch never free some of what they allocate. libstdc++ has to be there before the sanitizer
+# starts, which otherwise does not see the function that throws exceptions.
+FUZZ_SECONDS ?= 60
+CXX ?= c++
+preload = LD_PRELOAD="$$($(CXX) -print-file-name=$(1)) $$($(CXX) -print-file-name=libstdc++.so.6)"
+ADDRESS = $(call preload,libasan.so) ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+	UBSAN_OPTIONS=abort_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1
+
+build/sanitize/.built build/sanitize-portable/.built: build/%/.built: $(VENV)/.installed
+	MSA_OPS_NO_CUDA=1 MSA_OPS_SANITIZE=address MSA_OPS_PORTABLE=$(if $(findstring portable,$*),1,0) \
+	$(BIN)/python setup.py --quiet build_ext --build-temp $(@D)/temp --build-lib $(@D)
+	touch $@
+
+# Torch, Python and libgomp know nothing of the thread sanitizer; it sees their locks, and operators_openmp.c tells it
+# of parallel regions. Without address randomisation, which the sanitizer of older compilers does not bear.
+build/sanitize-threads/.built: $(VENV)/.installed tests/attack/operators_openmp.c
+	MSA_OPS_NO_CUDA=1 MSA_OPS_SANITIZE=thread \
+	$(BIN)/python setup.py --quiet build_ext --build-temp $(@D)/temp --build-lib $(@D)
+	$${CC:-cc} -O1 -fPIC -shared tests/attack/operators_openmp.c -o $(@D)/openmp.so
+	touch $@
+
+sanitize-threads: build/sanitize-threads/.built
+	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so) $(CURDIR)/$(<D)/openmp.so" TSAN_OPTIONS=halt_on_error=1:abort_on_error=1 \
+	MSA_OPS_LIBRARY_DIR=$(CURDIR)/$(<D)/msa_ops setarch -R $(BIN)/python -m tests.attack.operators_threads
+
+sanitize: build/sanitize/.built build/sanitize-portable/.built
+	$(ADDRESS) MSA_OPS_LIBRARY_DIR=$(CURDIR)/build/sanitize/msa_ops \
+	$(BIN)/python -m tests.attack operators --seconds $(FUZZ_SECONDS)
+	$(ADDRESS) MSA_OPS_LIBRARY_DIR=$(CURDIR)/build/sanitize-portable/msa_ops ATEN_CPU_CAPABILITY=default \
+	$(BIN)/python -m tests.attack operators --seconds $(FUZZ_SECONDS)
+	$(ADDRESS) MSA_OPS_LIBRARY_DIR=$(CURDIR)/build/sanitize/msa_ops \
+	$(PYTEST) tests/ops --ignore-glob='*triton*' $(PYTEST_ARGS)
 
 # The tools of an extra of pyproject.toml, without building the package again for them.
 install_extra = $(BIN)/python -c 'import sys, tomllib; \

@@ -20,6 +20,10 @@ Environment:
                                    --build-temp build/portable --build-lib build/portable
                                MSA_OPS_LIBRARY_DIR=build/portable/msa_ops python -m pytest tests/ops
 
+    MSA_OPS_SANITIZE=address  builds the CPU kernels with AddressSanitizer and UndefinedBehaviorSanitizer,
+    MSA_OPS_SANITIZE=thread   with ThreadSanitizer, and without their AVX2 versions. Either needs the sanitizer's
+                           library loaded before Python (LD_PRELOAD); `make sanitize` and `make sanitize-threads` build
+                           and run them beside the ordinary build, as above.
     TORCH_CUDA_ARCH_LIST   picks architectures ("8.0;9.0+PTX").
     MAX_JOBS               limits parallel compilers.
     CXX                    is the C++ compiler.
@@ -40,6 +44,17 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 OLDEST_TORCH = "2.11"  # the stable ABI target: binaries run on this torch and every later one
 DEFAULT_ARCH_LIST = "8.0;9.0+PTX"
+#: MSA_OPS_SANITIZE -> flags of the compiler and the linker. Every finding ends the process. More than -O1 takes many
+#: times as long to compile and finds no more: with the checks between its steps no loop is vectorised.
+SANITIZERS = {
+    "address": [
+        "-fsanitize=address,undefined,float-cast-overflow",
+        "-fno-sanitize-recover=all",
+        "-D_GLIBCXX_ASSERTIONS",  # bounds of std::vector and std::array
+    ],
+    "thread": ["-fsanitize=thread"],
+}
+SLOW_TO_CHECK = "winograd_tiles.cpp"
 GIB_PER_JOB = 2  # what one compiler of a torch header needs at most
 
 CPU, CUDA = "msa_ops._cpu", "msa_ops._cuda"
@@ -127,6 +142,20 @@ def rule(name: str, command: str, depfile: bool = False) -> list[str]:
     return [*lines, *(["  depfile = $out.d", "  deps = gcc"] if depfile else [])]
 
 
+def sanitizer_flags(source: str = "") -> list[str]:
+    chosen = os.environ.get("MSA_OPS_SANITIZE")
+    if not chosen:
+        return []
+    if chosen not in SANITIZERS:
+        sys.exit(f"MSA_OPS_SANITIZE must be one of {', '.join(SANITIZERS)}, got {chosen!r}")
+    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS[chosen]]
+    if chosen == "address" and source.endswith(SLOW_TO_CHECK):
+        # Its steps are unrolled into so much code that checks in place take the compiler tens of minutes: the addresses
+        # are checked by calls, and undefined behaviour is not.
+        flags += ["-fno-sanitize=undefined", "--param=asan-instrumentation-with-call-threshold=0"]
+    return flags
+
+
 def first_line(command: list[str], pattern: str) -> str:
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return next(line.strip() for line in text.splitlines() if re.search(pattern, line))
@@ -148,7 +177,9 @@ class NinjaBuild(build_ext):
         cxx = os.environ.get("CXX", "c++")
         nvcc, reason = choose_nvcc()
         archs = arch_list() if nvcc else ""
-        is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1"
+        sanitizers = sanitizer_flags()
+        # The functions that choose between clones run before the thread sanitizer's own are bound, which they call.
+        is_portable = os.environ.get("MSA_OPS_PORTABLE") == "1" or os.environ.get("MSA_OPS_SANITIZE") == "thread"
         facts = {
             "MSA_COMPILER": first_line([cxx, "--version"], "."),
             "MSA_TORCH_HEADERS": torch.__version__,
@@ -171,12 +202,12 @@ class NinjaBuild(build_ext):
         lines = [
             "ninja_required_version = 1.8",
             f"libraries = {join(libraries)}",
-            *rule("compile_cpu", f"{compile_cxx} {join(on_torch)} -c $in -o $out", depfile=True),
+            *rule("compile_cpu", f"{compile_cxx} {join(on_torch)} $sanitizers -c $in -o $out", depfile=True),
             *rule("compile_facts", f"{compile_cxx} {join(facts_flags)} -c $in -o $out", depfile=True),
             *rule(
                 "compile_cuda", f"{quote(nvcc or '')} -MD -MF $out.d {join(nvcc_flags)} -c $in -o $out", depfile=True
             ),
-            *rule("link_cpu", f"{quote(cxx)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
+            *rule("link_cpu", f"{quote(cxx)} {join(sanitizers)} -shared $in -Wl,--no-as-needed $libraries -o $out"),
             # The static CUDA runtime keeps the binary independent of the machine's CUDA libraries. It calls functions
             # that are in these three libraries before glibc 2.34.
             *rule(
@@ -195,6 +226,7 @@ class NinjaBuild(build_ext):
                 objects.append(path(build / (source.replace("/", ".") + ".o")))
                 compiler = "facts" if source == FACTS_SOURCE else kind
                 lines.append(f"build {objects[-1]}: compile_{compiler} {path((ROOT / source).resolve())}")
+                lines.append(f"  sanitizers = {join(sanitizer_flags(source))}")
             output = Path(self.get_ext_fullpath(extension.name)).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
             lines.append(f"build {path(output)}: link_{kind} {' '.join(objects)}")
@@ -203,6 +235,7 @@ class NinjaBuild(build_ext):
         jobs = parallel_jobs()
         where = f"CUDA for {archs}" if nvcc else "no CUDA"
         kernels = "portable CPU kernels" if is_portable else "CPU kernels"
+        kernels += f" with {os.environ['MSA_OPS_SANITIZE']} sanitizer" if sanitizers else ""
         print(
             f"msa_ops: building {kernels} with {cxx}, {where} ({reason}), torch {torch.__version__}, {jobs} jobs",
             flush=True,

@@ -11,6 +11,9 @@ from torch import Tensor
 
 MASK_DTYPES = (torch.bool, torch.uint8, torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
+#: The largest stride, padding, dilation and radius that the kernels take.
+LARGEST_SIZE = 2**31 - 1
+
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -48,14 +51,16 @@ def check_like(op: str, name: str, value: Tensor, like_name: str, like: Tensor) 
         fail(op, f"{name} must have the dtype of {like_name}, {like.dtype}, got {value.dtype}")
 
 
-def check_bias(op: str, bias: Tensor | None, weight: Tensor) -> None:
-    """Refuses a bias that is not (C_out,) with the dtype and device of the weight."""
+def check_bias(op: str, bias: Tensor | None, weight: Tensor) -> Tensor | None:
+    """Refuses a bias that is not (C_out,) with the dtype and device of the weight; returns it without gaps, which the
+    kernels need."""
     if bias is None:
-        return
+        return None
     check_tensor(op, "bias", bias)
     if bias.shape != weight.shape[:1]:
         fail(op, f"bias must have shape ({weight.shape[0]},), got {shape(bias)}")
     check_like(op, "bias", bias, "weight", weight)
+    return bias.contiguous()
 
 
 def check_mask(op: str, name: str, value: object, like_name: str, like: Tensor, channels: Sequence[int]) -> None:
@@ -84,6 +89,19 @@ def check_scale(op: str, scale: object) -> None:
         fail(op, f"scale must be 'window' or 'sum', got {scale!r}")
 
 
+def check_flag(op: str, name: str, value: object) -> None:
+    """Refuses what is neither True nor False (nor 1 or 0)."""
+    if isinstance(value, Tensor) or value not in (True, False):
+        fail(op, f"{name} must be True or False, got {type(value).__name__}")
+
+
+def check_number(op: str, name: str, value: object) -> None:
+    """Refuses what is not one real number. Numbers of numpy and tensors of one element are."""
+    is_python = isinstance(value, (int, float, torch.SymInt, torch.SymFloat))
+    if not is_python and (not hasattr(value, "__float__") or getattr(value, "shape", ()) != ()):
+        fail(op, f"{name} must be a number, got {type(value).__name__}")
+
+
 def pair(op: str, name: str, value: object, minimum: int) -> tuple[int, int]:
     """Returns two integers of at least `minimum` from one or two of them, which is what conv2d takes."""
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
@@ -91,6 +109,8 @@ def pair(op: str, name: str, value: object, minimum: int) -> tuple[int, int]:
         fail(op, f"{name} must be an integer or two of them, got {value!r}")
     if min(values) < minimum:
         fail(op, f"{name} must be at least {minimum}, got {value!r}")
+    if max(values) > LARGEST_SIZE:
+        fail(op, f"{name} must be at most {LARGEST_SIZE}, got {value!r}")
     return cast("tuple[int, int]", values)
 
 

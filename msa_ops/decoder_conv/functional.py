@@ -65,8 +65,10 @@ def partial_conv2d_upcat(
     low, skip, weight, bias = checks.autocast(low, skip, weight, bias)
     checks.check_like(OP, "skip", skip, "low", low)
     checks.check_like(OP, "weight", weight, "low", low)
-    checks.check_bias(OP, bias, weight)
+    bias = checks.check_bias(OP, bias, weight)
     checks.check_scale(OP, scale)
+    checks.check_flag(OP, "low_is_masked", low_is_masked)
+    checks.check_flag(OP, "skip_is_masked", skip_is_masked)
     forms.check(OP, form)
     n, c1, h, w = low.shape
     if skip.shape[0] != n or skip.shape[2] != 2 * h or skip.shape[3] != 2 * w:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import checks
+from .autograd import OP
 from .functional import partial_conv2d
 
 
@@ -57,10 +59,11 @@ class PartialConv2d(nn.Conv2d):
         Returns:
             The output (N, C_out, H', W'); with ``return_mask`` also the new mask (N, 1 or C_out, H', W').
         """
+        checks.check_tensor(OP, "input", input)
         if mask_in is None:
             ones = torch.ones((), dtype=input.dtype, device=input.device)
             mask = ones.expand(input.shape[0], 1, *input.shape[2:])
-        elif mask_in.dim() == 4 and mask_in.shape[0] == 1:
+        elif checks.check_tensor(OP, "mask", mask_in).dim() == 4 and mask_in.shape[0] == 1:
             mask = mask_in.expand(input.shape[0], -1, -1, -1)
         else:
             mask = mask_in
@@ -71,7 +74,8 @@ class PartialConv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             margins = self._reversed_padding_repeated_twice
             input = F.pad(input, margins, mode=self.padding_mode)
-            mask = F.pad(mask.to(input.dtype), margins, mode=self.padding_mode)
+            # As 0 and 1: a small number of another dtype could become 0.
+            mask = F.pad(checks.as_bool(mask).to(input.dtype), margins, mode=self.padding_mode)
             padding = (0, 0)
         output, new_mask = partial_conv2d(
             input,

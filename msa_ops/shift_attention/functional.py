@@ -71,9 +71,9 @@ def shift_attention(
         ValueError: if shapes, dtypes, devices or options do not fit.
         RuntimeError: if a named backend cannot take the inputs.
     """
-    query, key, value = checks.autocast(query, key, value)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         checks.check_features(OP, name, tensor)
+    query, key, value = checks.autocast(query, key, value)
     checks.check_like(OP, "key", key, "query", query)
     checks.check_like(OP, "value", value, "query", query)
     if key.shape != query.shape:
@@ -82,6 +82,7 @@ def shift_attention(
         checks.fail(OP, f"value must have batch and size of query, {checks.shape(query)}, got {checks.shape(value)}")
     queries, keys = _mask("query_mask", query_mask, query), _mask("key_mask", key_mask, query)
     check_options(OP, scale, radius)
+    checks.check_flag(OP, "renormalize", renormalize)
     chosen = backends.choose(OP, backend, query, key, value)
     if chosen == "reference":
         return reference.shift_attention(query, key, value, queries, keys, float(scale), radius, renormalize)
@@ -101,5 +102,8 @@ def check_options(op: str, scale: float, radius: int) -> None:
     """Refuses a scale that is not finite, and a radius that is not a size in pixels."""
     if not isinstance(radius, int) or isinstance(radius, bool) or radius < 0:
         checks.fail(op, f"radius must be an integer of at least 0, got {radius!r}")
+    if radius > checks.LARGEST_SIZE:
+        checks.fail(op, f"radius must be at most {checks.LARGEST_SIZE}, got {radius}")
+    checks.check_number(op, "scale", scale)
     if not abs(scale) < math.inf:  # a comparison, so that a symbolic scale compiles
         checks.fail(op, f"scale must be finite, got {scale!r}")

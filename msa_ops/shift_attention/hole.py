@@ -44,7 +44,8 @@ def hole_attention(
     everything else is float32 or better. Memory, determinism and cost are those of :func:`shift_attention`.
 
     Args:
-        features: φ, (N, C, H, W), floating-point.
+        features: φ, (N, C, H, W), floating-point; below 1e18 in magnitude (1e150 in float64), so that the squares of a
+            norm do not overflow.
         mask: (N, 1, H, W), 1 (any non-zero) = valid, 0 = hole; bool, uint8 or floating-point.
         scale: λ, the softmax scale; finite.
         radius: k, the propagation radius in pixels; 0 switches Eq. 8 off.
@@ -62,6 +63,7 @@ def hole_attention(
         RuntimeError: if a named backend cannot take the inputs.
     """
     valid = _check_holes(OP, features, mask, scale, radius, variant, eps)
+    checks.check_flag(OP, "renormalize", renormalize)
     narrow = _operand_dtype(features, variant)
     # The Triton kernels do the paper's variant in one piece.
     if variant == "paper" and _chosen(backend, features, narrow) == "triton":
@@ -140,6 +142,7 @@ def _check_holes(
     checks.check_features(op, "features", features)
     checks.check_mask(op, "mask", mask, "features", features, (1,))
     check_options(op, scale, radius)
+    checks.check_number(op, "eps", eps)
     if not eps > 0:
         checks.fail(op, f"eps must be positive, got {eps!r}")
     if variant not in VARIANTS:
@@ -177,6 +180,8 @@ def _hole_operands(x: Tensor, valid: Tensor, scale: float, radius: int, variant:
         return _Operands(unit, unit, x, valid, scale, radius)
     keys = torch.where(valid, x, 0.0) + 1e-7
     keys = keys / torch.linalg.vector_norm(keys, dim=1, keepdim=True)
+    if radius >= max(x.shape[2:]):  # the rest of the box lies outside the map
+        radius = max(x.shape[2:]) - 1
     box = x.new_ones(x.shape[1], 1, 2 * radius + 1, 2 * radius + 1)
     queries = F.conv2d(x, box, padding=radius, groups=x.shape[1])
     return _Operands(queries, keys, keys, None, 1.0, 0)

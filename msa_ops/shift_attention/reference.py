@@ -69,7 +69,8 @@ def _one_sample(
 def _zeros(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Returns zeros like value that depend on all three maps, so that each of them has a gradient, of zeros. Sums of
     no elements do that without a product, in which inf · 0 would be NaN."""
-    return torch.zeros_like(value) + sum(map[:0].sum() for map in (query, key, value)).to(value.dtype)
+    nothing = query[:0].sum() + key[:0].sum() + value[:0].sum()
+    return torch.zeros_like(value) + nothing.to(value.dtype)
 
 
 def shift_attention_argmax(

@@ -4,6 +4,7 @@ Every case draws what it does from its own random generator, whose seed is the p
 case), so that any case can be repeated alone.
 """
 
+import faulthandler
 import tempfile
 import time
 import traceback
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+MOST_SECONDS = 600  # of one case, on a busy machine
 
 #: Draws one case and checks it in an empty folder. Returns the kind of case, by which the report counts; raises
 #: AssertionError, with a message that says what was wanted and what came, where the library is at fault.
@@ -54,6 +57,15 @@ def repetition(name: str, seed: int, number: int) -> str:
 
 
 def run_case(case: Case, seed: int, number: int) -> str:
+    """Runs one case. One that takes longer than any may ends the process, which prints where it was."""
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
+    try:
+        return _run_case(case, seed, number)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _run_case(case: Case, seed: int, number: int) -> str:
     with tempfile.TemporaryDirectory(prefix="msa-attack-") as folder:
         return case(np.random.default_rng([seed, number]), Path(folder))
 

@@ -27,7 +27,7 @@ inline void check_mask(const Tensor& mask, const Tensor& map, int64_t planes, co
 inline void check_bias(const std::optional<Tensor>& bias, const Tensor& weight, const char* where) {
   if (!bias) return;
   STD_TORCH_CHECK(has_shape(*bias, {weight.size(0)}) && bias->device() == weight.device() &&
-                      bias->scalar_type() == weight.scalar_type() && bias->stride(0) == 1,
+                      bias->scalar_type() == weight.scalar_type() && bias->is_contiguous(),
                   "msa_ops::", where, ": bias must be a contiguous (", weight.size(0),
                   ") tensor with the weight's device and dtype, got ", shape_of(*bias));
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from msa_ops import partial_conv2d
+from msa_ops import partial_conv2d, partial_conv2d_upcat
 
 from ..support import definition, masks
 from ..support.compare import assert_call_accurate, gradients
@@ -192,3 +192,15 @@ def test_maps_said_to_be_masked_have_one_gradient(backend, device, form, flags):
     ours, wanted = gradients(run, upstream, *leaves)[1], gradients(stated, upstream, *leaves)[1]
     for what, got, want in zip(NAMES, ours, wanted, strict=True):
         assert_exact(got, want, what=f"gradient of {what}")
+
+
+@pytest.mark.parametrize("stride", [0, 2])
+def test_a_bias_with_gaps(stride, backend, device):
+    low, skip, weight, bias = make(device=device)
+    planes = make_masks("mixed", "mixed", device=device)
+    wide = torch.randn(2 * len(bias), dtype=bias.dtype, device=device)
+    bias = wide.as_strided(bias.shape, (stride,))
+    ours, dense = (
+        partial_conv2d_upcat(low, planes[0], skip, planes[1], weight, b, backend=backend) for b in (bias, bias.clone())
+    )
+    assert torch.equal(ours[0], dense[0])

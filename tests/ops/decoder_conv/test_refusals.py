@@ -28,6 +28,7 @@ REFUSED_UPCAT = {
         {"skip": t(N, 2, 8, 10, dtype=torch.complex128)},
         "skip must have a real floating-point dtype, got torch.complex128",
     ),
+    "flag_is_a_word": ({"low_is_masked": "yes"}, "low_is_masked must be True or False, got str"),
     "skip_of_the_size_of_low": ({"skip": t(N, 2, 4, 5)}, SKIP_SHAPE + r"\(2, 2, 4, 5\)"),
     "skip_of_odd_size": ({"skip": t(N, 2, 8, 11)}, SKIP_SHAPE + r"\(2, 2, 8, 11\)"),
     "skip_of_other_batch": ({"skip": t(1, 2, 8, 10)}, SKIP_SHAPE + r"\(1, 2, 8, 10\)"),

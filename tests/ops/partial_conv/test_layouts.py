@@ -23,6 +23,26 @@ def test_every_layout_of_the_input(native, layout):
         assert_call_accurate(runner(mask, 1, 1), upstream, (x, weight, bias), NAMES, native)
 
 
+BIASES = {
+    "with gaps": lambda bias: torch.stack([bias, bias + 1], dim=1)[:, 0],
+    "expanded": lambda bias: bias[:1].expand_as(bias),
+    "of one element with a gap": lambda bias: bias[:1].as_strided((1,), (2,)),
+}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_every_layout_of_the_bias(backend, device, name):
+    c_out = 1 if "one" in name else 4
+    x, weight, bias = make(c_out=c_out, device=device)
+    mask, upstream = masks.plane("mixed", 2, 7, 6).to(device), torch.randn(2, c_out, 7, 6, dtype=x.dtype, device=device)
+    bias = BIASES[name](bias)
+    run = runner(mask, 1, 1)(backend)
+    for ours, dense in zip(
+        everything(run, upstream, x, weight, bias), everything(run, upstream, x, weight, bias.clone()), strict=True
+    ):
+        assert torch.equal(ours, dense)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_of_the_mask(native, layout):
     leaves = make(3, device=native)

@@ -59,3 +59,19 @@ def test_padding_modes_pad_image_and_mask_alike(mode):
     output, new_mask = layer(x, mask)
     torch.testing.assert_close(output, wanted)
     assert torch.equal(new_mask, wanted_mask)
+
+
+def test_what_is_no_tensor_is_refused():
+    layer, x = msa_ops.PartialConv2d(4, 3, 3), torch.randn(1, 4, 5, 5)
+    with pytest.raises(ValueError, match="msa_ops::partial_conv2d: mask must be a tensor, got str"):
+        layer(x, "mask")
+    with pytest.raises(ValueError, match="msa_ops::partial_conv2d: input must be a tensor, got list"):
+        layer([x])
+
+
+def test_a_small_mask_of_another_dtype_stays_valid_when_it_is_padded():
+    layer = msa_ops.PartialConv2d(1, 1, 3, padding=1, padding_mode="reflect", return_mask=True)
+    x, mask = torch.randn(1, 1, 5, 5), torch.full((1, 1, 5, 5), 1e-200, dtype=torch.float64)
+    output, new_mask = layer(x, mask)
+    assert torch.equal(output, layer(x, torch.ones(1, 1, 5, 5))[0])
+    assert bool((new_mask == 1).all())

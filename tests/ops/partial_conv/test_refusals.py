@@ -42,6 +42,12 @@ REFUSED = {
         {"groups": 2},
         r"weight must have shape \(C_out, 2, kH, kW\) for 4 input channels and groups=2, got \(8, 4, 3, 3\)",
     ),
+    "mask_flag_is_a_tensor": (
+        {"input_is_masked": t(2)},
+        "input_is_masked must be True or False, got Tensor",
+    ),
+    "stride_beyond_32_bits": ({"stride": 2**70}, f"stride must be at most 2147483647, got {2**70}"),
+    "padding_beyond_32_bits": ({"padding": (1, 2**31)}, r"padding must be at most 2147483647, got \(1, 2147483648\)"),
     "bias_of_wrong_length": ({"bias": t(C)}, r"bias must have shape \(8,\), got \(4\)"),
     "bias_of_rank_2": ({"bias": t(C_OUT, 1)}, r"bias must have shape \(8,\), got \(8, 1\)"),
     "bias_of_other_dtype": (

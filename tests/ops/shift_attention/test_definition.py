@@ -220,6 +220,14 @@ def test_released_variant_is_attention_with_box_filtered_queries():
     torch.testing.assert_close(hole_attention(x, mask, variant="released"), torch.where(mask, x, attended))
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_radius_larger_than_the_map_reaches_all_of_it(variant, backend, device):
+    x, mask = torch.randn(2, 3, 4, 5, device=device), torch.rand(2, 1, 4, 5, device=device) > 0.5
+    options = dict(variant=variant, backend=backend)
+    wanted = hole_attention(x, mask, radius=5, **options)
+    torch.testing.assert_close(hole_attention(x, mask, radius=2**31 - 1, **options), wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("amplitude", [0.0, 1e-8, 1.0, 1e4])
 def test_extreme_features_stay_finite(dtype, amplitude, native):
@@ -241,6 +249,13 @@ def test_empty_batch_and_refusals():
         ({"scale": float("nan")}, "scale must be finite"),
         ({"variant": "other"}, "variant must be one of 'paper', 'released', got 'other'"),
         ({"eps": 0.0}, "eps must be positive"),
+        ({"eps": None}, "eps must be a number, got NoneType"),
+        ({"scale": "10"}, "scale must be a number, got str"),
+        ({"scale": torch.ones(2)}, "scale must be a number, got Tensor"),
+        ({"scale": 1j}, "scale must be a number, got complex"),
+        ({"radius": 10**30}, f"radius must be at most 2147483647, got {10**30}"),
+        ({"renormalize": torch.ones(2)}, "renormalize must be True or False, got Tensor"),
+        ({"renormalize": "yes"}, "renormalize must be True or False, got str"),
     ):
         with pytest.raises(ValueError, match=f"msa_ops::hole_attention: {message}"):
             hole_attention(x, mask, **options)
@@ -256,6 +271,7 @@ def test_empty_batch_and_refusals():
         ((x, x.double(), x), "key must have the dtype of query"),
         ((x, x, x.to(torch.complex64)), "value must have a real floating-point dtype"),
         ((x, x, x, mask[..., :2]), "query_mask must have shape"),
+        (([1.0], [1.0], [1.0]), "query must be a tensor, got list"),
     ):
         with pytest.raises(ValueError, match=f"msa_ops::shift_attention: {message}"):
             shift_attention(*arguments)
