@@ -222,3 +222,10 @@ def _start_worker(_: int) -> None:
         sys.modules["cv2"].setNumThreads(0)
     # Ctrl-C reaches every process of the terminal. The main process ends the workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Reports an error of a worker, unless it says that the main process has gone while it took a batch."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

@@ -16,7 +16,7 @@ from .errors import TrainingError
 #: Fitted to the measured peaks of steps on the CPU, where the allocator's own gaps count too; a test measures again.
 _GENERATOR, _DISCRIMINATOR, _FEATURES = 32.0, 8.0, 10.0
 #: The share of it that every step needs, whatever the allocator does.
-_SURE = 0.4
+_SURE = 0.25
 
 #: The number of the discriminator's weights.
 DISCRIMINATOR_WEIGHTS = 2_764_737

@@ -54,9 +54,9 @@ class Training:
         os.kill(self.pid, signal.SIGKILL)
 
     def lines(self) -> list[str]:
-        """What it printed, without the progress bar and the note about the features."""
+        """What it printed, without the progress bar and the notes."""
         printed = self.log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        return [line for line in printed if line.strip() and not line.startswith(("training: ", "msa_model.Inpa"))]
+        return [line for line in printed if line.strip() and not line.startswith(("training: ", "msa train: note: "))]
 
 
 class WarmTraining:

@@ -57,7 +57,7 @@ def check_options(words: list[str], known: set[str]) -> None:
 
 def check_msa(words: list[str]) -> None:
     command, *rest = words
-    if command == "COMMAND":
+    if command in ("COMMAND", "--help"):
         return
     assert command in msa_commands()
     known = options_of("msa_model", command)

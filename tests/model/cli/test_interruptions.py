@@ -8,6 +8,7 @@ import pytest
 #: Presses Ctrl-C when a module is about to be imported.
 CODE = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
 module = sys.argv.pop(1)
 class Finder:
     @staticmethod

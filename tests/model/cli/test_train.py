@@ -67,11 +67,18 @@ def test_no_path_is_printed_that_is_gone(tmp_path, monkeypatch, capsys):
     assert "msa train: interrupted; there is no checkpoint yet\n" in capsys.readouterr().err
 
 
+#: The command, with Ctrl-C as a terminal's processes have it, also where the tests' own process ignores it.
+LIKE_A_TERMINALS = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('msa_model', run_name='__main__', alter_sys=True)"
+)
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_run_and_its_loaders_in_one_line(tmp_path):
     arguments = [*TINY, "--steps", "100000", "--data.workers", "2", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "msa_model", "train", *arguments],
+        [sys.executable, "-W", "ignore", "-c", LIKE_A_TERMINALS, "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
