@@ -58,7 +58,8 @@ def backward(
                 grad.zero_()
         return grad_query, grad_key, grad_value
     call = Call(query, query_mask, key_mask, scale, radius)
-    keys, values = call.image(key, writes_keys=True), call.image(value, masked=True)
+    # The gradient of the queries is a product with the keys, in which NaN · 0 would be NaN where there is no key.
+    keys, values = call.image(key, masked=True, writes_keys=True), call.image(value, masked=True)
     grads, offsets = call.grad_rows(grad_output, output, statistics, renormalize)
     of_keys = None if grad_key is None else torch.zeros(keys.shape, device=keys.device)
     of_values = None if grad_value is None else torch.zeros(values.shape, device=values.device)

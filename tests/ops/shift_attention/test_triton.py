@@ -146,3 +146,11 @@ def test_float64_is_refused_with_the_reason():
     x = torch.randn(1, 3, 4, 4, device=DEVICE)
     assert not_supported_reasons("shift_attention", "triton", x) == []
     assert not_supported_reasons("shift_attention", "triton", x.double()) == ["it has no kernel for torch.float64"]
+
+
+def test_what_lies_outside_the_masks_reaches_no_result():
+    maps, masks = (lambda t: (t[:3], t[3:]))(operands(4, 6))
+    hidden = [torch.where(mask, t, torch.nan) for t, mask in zip(maps, (masks[0], masks[1], masks[1]), strict=True)]
+    seen = [torch.where(mask, t, 0.0) for t, mask in zip(maps, (masks[0], masks[1], masks[1]), strict=True)]
+    for ours, wanted in zip(*(run("triton", t, masks, radius=1) for t in (hidden, seen)), strict=True):
+        assert torch.equal(ours, wanted)
