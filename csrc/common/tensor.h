@@ -134,6 +134,15 @@ inline Tensor laid_out(const Tensor& t, bool channels_last) {
   return copy;
 }
 
+// The map with strides as empty_map gives them, copied only where it has others. Some of torch's gradients of
+// convolutions fail for a weight whose dimensions of size 1 have odd strides.
+inline Tensor plainly_laid_out(const Tensor& t) {
+  if (is_laid_out_as_its_copy(t)) return t;
+  Tensor copy = empty_map_like(t);
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
 // An uninitialised contiguous tensor on the device of `like`.
 inline Tensor empty_on(const Tensor& like, const Ints& shape, ScalarType dtype) {
   return torch::stable::empty(shape, dtype, std::nullopt, like.device());

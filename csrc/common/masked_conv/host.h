@@ -127,8 +127,8 @@ struct MaskedConv {
     if (needed[0] || needed[1]) scaled = scaled_like(grad_output, map_channels_last);
     grad_bias = epilogue_backward(grad_output, ratio, scaled, needed[2]);
     std::tie(grad_input, grad_weight) =
-        convolution_backward(scaled, needed[1] ? selected(input) : input.map, weight, strides(k), paddings(k),
-                             dilations(k), call.groups, needed[0], needed[1]);
+        convolution_backward(scaled, needed[1] ? selected(input) : input.map, plainly_laid_out(weight), strides(k),
+                             paddings(k), dilations(k), call.groups, needed[0], needed[1]);
     return {cleared(grad_input, input, map_channels_last), laid_out(grad_weight, call.channels_last), grad_bias};
   }
 

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+from msa_ops import partial_conv2d
+
 from ..support import masks
 from ..support.compare import assert_call_accurate, everything
 from ..support.layouts import LAYOUTS, VIEWS
@@ -73,3 +75,19 @@ def test_arguments_are_not_written_to(native):
         everything(run, torch.randn(2, 4, 7, 6, device=native), x, weight, bias)
     for old, new in zip(before, arguments, strict=True):
         assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(("shape", "strides"), [((1, 2, 3, 3), (2, 1, 6, 2)), ((3, 3, 4, 1), (12, 1, 3, 1))], ids=str)
+def test_a_weight_with_odd_strides_along_sizes_of_one(shape, strides):
+    """The library's own gradient refuses some of these."""
+    odd = torch.randn(64, dtype=torch.float64).as_strided(shape, strides)
+    x = torch.randn(1, shape[1], 5, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    mask = torch.rand(1, 1, 5, 4) < 0.8
+
+    def gradient(weight):
+        weight = weight.detach().requires_grad_()
+        output, _ = partial_conv2d(x, mask, weight, padding=2, backend="cpu")
+        return torch.autograd.grad(output.square().sum(), weight)[0]
+
+    ours, wanted = gradient(odd), gradient(odd.clone(memory_format=torch.contiguous_format))
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-11)
