@@ -214,6 +214,11 @@ struct HostGuard {
   explicit HostGuard(const Tensor&) {}
 };
 
+inline bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Double || dtype == ScalarType::Float || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
+}
+
 // Calls f with a value of the element type; `where` names the operator in the refusal.
 template <typename F>
 void dispatch_floating(ScalarType dtype, const char* where, const F& f) {

@@ -54,33 +54,49 @@ inline void check(const Tensor& input, const Tensor& mask, const Tensor& weight,
                   ", got ", covered);
 }
 
+// The planes of a mask of one plane or of one plane per channel where the caller has not said which channels each
+// covers; of an expanded mask the one plane that it has.
+inline void resolve_planes(Tensor& mask, Ints& plane_channels, int64_t channels) {
+  if (!plane_channels.empty() || mask.dim() != 4) return;
+  const int64_t planes = mask.size(1);
+  if (planes == channels && planes > 1 && mask.stride(1) == 0) mask = torch::stable::narrow(mask, 1, 0, 1);
+  plane_channels = mask.size(1) == 1 ? Ints{channels} : Ints(planes == channels ? planes : 0, 1);
+}
+
 template <Kernels K>
 struct PartialConv {
   using Base = masked_conv::MaskedConv<K>;
 
   // input (N,C,H,W), mask (N,G,H,W) bool whose plane g covers plane_channels[g] channels. Returns the output, mask'
-  // (N,1,H',W') bool, and the ratio of Eq. 4 (N,1,H',W') that the backward needs.
+  // (N,1,H',W') bool, and the ratio of Eq. 4 (N,1,H',W') that the backward needs. Without plane_channels the mask has
+  // one plane or one per channel. Numerator 0 stands for the entries of a full window. On the CPU the mask may also be
+  // floating; mask' has its dtype.
   static Outputs forward(Tensor input, Tensor mask, Tensor weight, std::optional<Tensor> bias, Ints plane_channels,
                          Ints stride, Ints padding, Ints dilation, int64_t groups, int64_t numerator,
                          bool input_is_masked) {
     const char* where = "partial_conv2d_forward";
+    const Tensor given = mask;
+    resolve_planes(mask, plane_channels, input.dim() == 4 ? input.size(1) : 0);
+    mask = masked_conv::as_bytes<K>(mask);
     check(input, mask, weight, plane_channels, groups, where);
     masked_conv::check_bias(bias, weight, where);
     const Window window = window_of(input, weight, stride, padding, dilation, where);
+    if (numerator == 0) numerator = window.kernel_h * window.kernel_w * input.size(1);
     const int64_t n = input.size(0), h = window.output_h(input.size(2)), w = window.output_w(input.size(3));
     const typename K::Guard guard(input);
 
     masked_conv::Windows windows(input, n, h, w);
     if (n == 0) {
       const bool channels_last = masked_conv::is_channels_last_call(input, weight);
-      return {empty_map(input, channels_last, n, weight.size(0), h, w), windows.new_mask, windows.ratio};
+      return {empty_map(input, channels_last, n, weight.size(0), h, w),
+              masked_conv::in_dtype_of<K>(given, windows.new_mask), windows.ratio};
     }
     K::window_ratios(mask, plane_channels, window, numerator, windows.ratio, windows.new_mask);
     const auto call = Base::call_of(input, input, weight, window, groups);
     const bool reads_mask = call.is_own && plane_channels.size() == 1 && !input_is_masked;
     const Tensor masked = reads_mask ? input : Base::select(input, mask, plane_channels, input_is_masked);
     const Tensor output = Base::convolve(call, {masked, reads_mask ? &mask : nullptr}, weight, windows.ratio, bias);
-    return {output, windows.new_mask, windows.ratio};
+    return {output, masked_conv::in_dtype_of<K>(given, windows.new_mask), windows.ratio};
   }
 
   // Gradients of input, weight and bias; those not in `needed` come back undefined.
@@ -88,6 +104,8 @@ struct PartialConv {
                           Ints plane_channels, Ints stride, Ints padding, Ints dilation, int64_t groups,
                           bool input_is_masked, std::vector<bool> needed) {
     const char* where = "partial_conv2d_backward";
+    resolve_planes(mask, plane_channels, input.dim() == 4 ? input.size(1) : 0);
+    mask = masked_conv::as_bytes<K>(mask);
     check(input, mask, weight, plane_channels, groups, where);
     masked_conv::check_map(grad_output, input, where, "grad_output");
     const Window window = window_of(input, weight, stride, padding, dilation, where);

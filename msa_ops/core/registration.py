@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from . import native
+from . import eager, native
+
+_CALLS: dict[str, eager.Call] = {}
 
 #: Operator -> loader of the function of ours that implements it; a loader imports Triton.
 TRITON_FUNCTIONS: dict[str, Callable[[], Callable[..., Any]]] = {}
@@ -59,6 +61,13 @@ def register(
         torch.library.register_autograd(f"msa_ops::{name}", backward, setup_context=setup_context)
     elif gradient_of is not None:
         torch.library.register_autograd(f"msa_ops::{name}", _refusal_of_second_order(gradient_of))
+    overload = getattr(torch.ops.msa_ops, name).default
+    _CALLS[name] = eager.Call(overload, setup_context, backward, TRITON_FUNCTIONS.get(name))
+
+
+def operator(name: str) -> eager.Call:
+    """Returns the function that calls msa_ops::name, from eager Python by the shortest way."""
+    return _CALLS[name]
 
 
 def check_parameters(function: Callable[..., Any], name: str, extra: tuple[str, ...] = ()) -> None:

@@ -76,7 +76,7 @@ def _backward_with(operator: str) -> Callable[..., tuple]:
         if grad_output is None or not any(needed):
             return (None,) * 10
         low, low_mask, skip, skip_mask, weight, ratio = ctx.saved_tensors
-        grad_low, grad_skip, grad_weight, grad_bias = getattr(torch.ops.msa_ops, operator)(
+        grad_low, grad_skip, grad_weight, grad_bias = registration.operator(operator)(
             grad_output, low, low_mask, skip, skip_mask, weight, ratio, *ctx.arguments, needed
         )
         return grad_low, None, grad_skip, None, grad_weight, grad_bias, None, None, None, None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..core import backends, checks
+from ..core import backends, checks, registration
 from . import form as forms
 from . import reference
 from .autograd import OP
@@ -89,8 +88,7 @@ def partial_conv2d_upcat(
         )
     else:
         numerator = 1 if scale == "sum" else 9 * weight.shape[1]
-        ops = torch.ops.msa_ops
-        forward = ops.partial_conv2d_upcat_triton_forward if chosen == "triton" else ops.partial_conv2d_upcat_forward
+        forward = registration.operator(f"{OP}_triton_forward" if chosen == "triton" else f"{OP}_forward")
         phases = forms.pick(form, low, chosen) == "phases"
         output, new_mask, _ = forward(
             low, low_valid, skip, skip_valid, weight, bias, numerator, low_is_masked, skip_is_masked, phases

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core import backends, registration
@@ -36,7 +35,7 @@ def _fake_forward(
     planes = (input.shape[0], 1, *sizes)
     return (
         empty_map(input, (input.shape[0], weight.shape[0], *sizes), is_channels_last_call(input, weight)),
-        input.new_empty(planes, dtype=torch.bool),
+        input.new_empty(planes, dtype=mask.dtype),
         input.new_empty(planes, dtype=statistics_dtype(input.dtype)),
     )
 
@@ -76,7 +75,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_new_mask: None, grad_ra
     if grad_output is None or not any(needed):
         return (None,) * 11
     input, mask, weight, ratio = ctx.saved_tensors
-    grad_input, grad_weight, grad_bias = torch.ops.msa_ops.partial_conv2d_backward(
+    grad_input, grad_weight, grad_bias = registration.operator(f"{OP}_backward")(
         grad_output, input, mask, weight, ratio, *ctx.arguments, needed
     )
     return grad_input, None, grad_weight, grad_bias, *(None,) * 7

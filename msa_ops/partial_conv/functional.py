@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import backends, checks
+from ..core import backends, checks, eager, native, registration
 from . import reference
 from .autograd import OP
 
@@ -85,6 +85,10 @@ def partial_conv2d(
         ValueError: if shapes, dtypes, devices or options do not fit; before any work is done.
         RuntimeError: if a named backend cannot take the inputs.
     """
+    if backend == "auto" and scale == "window" and eager.is_plain():
+        result = _unchecked(input, mask, weight, bias, stride, padding, dilation, groups, input_is_masked)
+        if result is not None:
+            return result
     checks.check_features(OP, "input", input)
     checks.check_features(OP, "weight", weight)
     input, weight, bias = checks.autocast(input, weight, bias)
@@ -117,11 +121,59 @@ def partial_conv2d(
         planes, plane_channels = _one_per_channel(planes, plane_channels), [1] * input.shape[1]
     # The kernels weigh each plane by the channels it covers, so their s is C/entries times the s of the definition.
     numerator = input.shape[1] // entries if scale == "sum" else kernel[0] * kernel[1] * input.shape[1]
-    ops = torch.ops.msa_ops
-    forward = ops.partial_conv2d_triton_forward if chosen == "triton" else ops.partial_conv2d_forward
+    forward = registration.operator(f"{OP}_triton_forward" if chosen == "triton" else f"{OP}_forward")
     arguments = input, planes, weight, bias, plane_channels
     output, new_mask, _ = forward(*arguments, strides, paddings, dilations, groups, numerator, input_is_masked)
     return output, new_mask.to(mask_dtype)
+
+
+def _unchecked(
+    input: Tensor,
+    mask: Tensor | GroupedMask,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    input_is_masked: bool,
+) -> tuple[Tensor, Tensor] | None:
+    """Makes the usual call at once, since the compiled operator makes all checks itself. Returns None where the call is
+    not of the usual kind or is refused; what is wrong with it is then said in the caller's terms."""
+    if not (
+        eager.is_tensor(input)
+        and type(mask) is Tensor
+        and eager.is_tensor(weight)
+        and input.is_cpu
+        and mask.is_cpu
+        and weight.is_cpu
+        and (bias is None or (eager.is_tensor(bias) and bias.is_cpu))
+        and not torch.is_autocast_enabled("cpu")
+        and native.MISSING["cpu"] is None
+    ):
+        return None
+    steps, margins, dilations = _pair(stride), _pair(padding), _pair(dilation)
+    if steps is None or margins is None or dilations is None:
+        return None
+    dtype = mask.dtype
+    if dtype != torch.bool and torch.is_grad_enabled():
+        mask = mask != 0  # a copy, so that the caller may change the mask before the backward
+    try:
+        output, new_mask, _ = registration.operator(f"{OP}_forward").plain(
+            input, mask, weight, bias, (), steps, margins, dilations, groups, 0, input_is_masked
+        )
+    except (RuntimeError, TypeError):
+        return None
+    return output, new_mask if new_mask.dtype == dtype else new_mask.to(dtype)
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    """Returns the two integers of a stride and the like where they are given in the usual way."""
+    if type(value) is int:
+        return value, value
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
+        return value
+    return None
 
 
 def _check_groups(input: Tensor, weight: Tensor, groups: int) -> None:

@@ -18,7 +18,7 @@ OP = "shift_attention"
 def operator(direction: str, backend: str) -> Callable[..., Any]:
     """Returns the registered operator of a direction (``"forward"``, ``"backward"`` or ``"argmax"``): one for the
     compiled kernels, which torch dispatches on the device, and one for Triton's."""
-    return getattr(torch.ops.msa_ops, _name(direction, backend))
+    return registration.operator(_name(direction, backend))
 
 
 def _name(direction: str, backend: str) -> str:

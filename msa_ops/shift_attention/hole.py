@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import backends, checks
+from ..core import backends, checks, registration
 from ..core.dtypes import HALVES, statistics_dtype
 from . import reference
 from .autograd import OP as SHIFT_ATTENTION
@@ -68,7 +68,7 @@ def hole_attention(
     # The Triton kernels do the paper's variant in one piece.
     if variant == "paper" and _chosen(backend, features, narrow) == "triton":
         with checks.without_autocast(features):
-            forward = torch.ops.msa_ops.hole_attention_triton_forward
+            forward = registration.operator(f"{OP}_triton_forward")
             return forward(features, valid, float(scale), radius, renormalize, float(eps), narrow)[0]
     with checks.without_autocast(features):
         wide = features.to(statistics_dtype(features.dtype))

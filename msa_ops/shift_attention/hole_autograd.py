@@ -50,7 +50,7 @@ def _backward(ctx: Any, grad_output: Tensor | None, grad_statistics: None) -> tu
     if grad_output is None or not ctx.needs_input_grad[0]:
         return (None,) * 7
     features, valid, output, statistics = ctx.saved_tensors
-    backward = torch.ops.msa_ops.hole_attention_triton_backward
+    backward = registration.operator(f"{OP}_triton_backward")
     return backward(grad_output, features, valid, output, statistics, *ctx.options), *(None,) * 6
 
 

@@ -16,9 +16,14 @@ inline void check_map(const Tensor& t, const Tensor& like, const char* where, co
                   " must have the device and dtype of the input");
 }
 
+// Whether kernels read the mask as it is, see MaskByte.
+inline bool is_of_bytes(const Tensor& mask) {
+  return mask.scalar_type() == ScalarType::Bool || mask.scalar_type() == ScalarType::Byte;
+}
+
 inline void check_mask(const Tensor& mask, const Tensor& map, int64_t planes, const char* where, const char* name) {
-  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool && mask.device() == map.device(), "msa_ops::", where, ": ",
-                  name, " must be a bool tensor on the input's device");
+  STD_TORCH_CHECK(is_of_bytes(mask) && mask.device() == map.device(), "msa_ops::", where, ": ", name,
+                  " must be a bool tensor on the input's device");
   STD_TORCH_CHECK(has_shape(mask, {map.size(0), planes, map.size(2), map.size(3)}), "msa_ops::", where, ": ", name,
                   " must have shape (", map.size(0), ", ", planes, ", ", map.size(2), ", ", map.size(3), "), got ",
                   shape_of(mask));
@@ -57,6 +62,24 @@ struct Windows {
       : ratio(empty_on(like, {n, 1, h, w}, accumulator_dtype(like.scalar_type()))),
         new_mask(empty_on(like, {n, 1, h, w}, ScalarType::Bool)) {}
 };
+
+// A mask of any dtype as kernels read it. Where the device cannot convert, check_mask refuses what is left.
+template <class K>
+Tensor as_bytes(const Tensor& mask) {
+  if constexpr (ConvertsMasks<K>) {
+    if (is_floating(mask.scalar_type()) && mask.dim() == 4) return K::convert_mask(mask, ScalarType::Bool);
+  }
+  return mask;
+}
+
+// mask' in the dtype of the mask that came.
+template <class K>
+Tensor in_dtype_of(const Tensor& mask, const Tensor& new_mask) {
+  if constexpr (ConvertsMasks<K>) {
+    if (mask.scalar_type() != ScalarType::Bool) return K::convert_mask(new_mask, mask.scalar_type());
+  }
+  return new_mask;
+}
 
 // The gradient of a weight, in the layout that is_channels_last_call promises.
 inline Tensor empty_weight(const Tensor& weight, bool channels_last) {

@@ -38,6 +38,13 @@ concept ReadsMasks = requires(const Tensor& mask) {
   { K::is_all_valid(mask) } -> std::same_as<bool>;
 };
 
+// Optional: conversion of a mask between bool, uint8 and the floating dtypes, any value but 0 being valid, and 1
+// standing for valid. The result is contiguous.
+template <class K>
+concept ConvertsMasks = requires(const Tensor& mask, ScalarType dtype) {
+  { K::convert_mask(mask, dtype) } -> std::same_as<Tensor>;
+};
+
 // Optional: convolutions of our own, which run where they are faster than the library's. They may form sums of inputs
 // or of weights that the definition does not have. Near the largest number such a sum can overflow where the result
 // would be finite, and an inf or NaN in one window spreads to its neighbours. Neither can leave a result finite, so a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core import registration
 from ...core.triton.arguments import convolution_precision, map_strides, mask_strides, weight_strides
 from ...core.triton.launch import launch
 from ...core.triton.split_sum import allocate, finish
@@ -79,6 +80,6 @@ def backward(
     the image."""
     if image_layer.takes(low, skip, weight, needed):
         return image_layer.backward(grad_output, low, low_mask, skip, skip_mask, weight, ratio, low_is_masked, needed)
-    return torch.ops.msa_ops.partial_conv2d_upcat_backward(
+    return registration.operator("partial_conv2d_upcat_backward")(
         grad_output, low, low_mask, skip, skip_mask, weight, ratio, low_is_masked, skip_is_masked, phases, needed
     )

@@ -32,7 +32,7 @@ RAW_BACKWARD = {k: v for k, v in RAW.items() if k not in ("bias", "numerator")} 
 
 RAW_REFUSED = {
     "input_of_rank_3": {"input": t(C, H, W)},
-    "mask_not_bool": {"mask": t(N, 2, H, W)},
+    "mask_of_integers": {"mask": t(N, 2, H, W).long()},
     "mask_too_small": {"mask": t(N, 2, H - 1, W).bool()},
     "mask_of_one_image": {"mask": t(1, 2, H, W).bool()},
     "mask_with_fewer_planes_than_plane_channels": {"mask": t(N, 1, H, W).bool()},

@@ -2,11 +2,20 @@
 
 import importlib
 
-from msa_ops.core import backends, native
+from msa_ops.core import backends, eager, native
 from msa_ops.shift_attention import hole as hole_attention_module  # _operand_dtype
 from msa_ops.shift_attention import reference as attention_reference  # shift_attention_argmax
 
-__all__ = ["MISSING", "attention_reference", "backends", "hole_attention_module", "native", "triton", "triton_import"]
+__all__ = [
+    "MISSING",
+    "attention_reference",
+    "backends",
+    "eager",
+    "hole_attention_module",
+    "native",
+    "triton",
+    "triton_import",
+]
 
 #: Why a backend's kernels cannot be used; None where they can.
 MISSING = native.MISSING

@@ -60,6 +60,29 @@ void select_map(const View<const T>& src, const MaskView& mask, const Ints& chan
   });
 }
 
+// The values of a mask in each dtype that one may have. NaN is not 0, so it is valid, as in torch.
+inline bool is_valid(MaskByte value) { return value; }
+template <typename T>
+bool is_valid(T value) {
+  return static_cast<Accumulator<T>>(value) != 0;
+}
+
+template <typename T>
+T mask_value(bool valid) {
+  if constexpr (std::is_same_v<T, MaskByte>) {
+    return {static_cast<uint8_t>(valid)};
+  } else {
+    return static_cast<T>(static_cast<Accumulator<T>>(valid));
+  }
+}
+
+// Calls f with a value of the mask's element type.
+template <typename F>
+void dispatch_mask(ScalarType dtype, const F& f) {
+  if (dtype == ScalarType::Bool || dtype == ScalarType::Byte) return f(MaskByte());
+  dispatch_floating(dtype, "mask", f);
+}
+
 // The exponent's bits, all of which are set in inf and NaN, and an integer as wide as the element.
 template <typename T>
 struct Exponent;
@@ -142,6 +165,23 @@ bool CpuKernels::is_all_valid(const Tensor& mask) {
         if (!all) return false;
       }
   return true;
+}
+
+Tensor CpuKernels::convert_mask(const Tensor& mask, ScalarType dtype) {
+  Tensor result = empty_on(mask, {mask.size(0), mask.size(1), mask.size(2), mask.size(3)}, dtype);
+  dispatch_mask(mask.scalar_type(), [&](auto from) {
+    dispatch_mask(dtype, [&](auto to) {
+      using From = decltype(from);
+      using To = decltype(to);
+      const auto m = view<const From>(mask);
+      To* out = data_of<To>(result);
+      parallel_rows(m.n * m.c * m.h, m.w, [&](int64_t row) {
+        const From* values = m.data + row / (m.c * m.h) * m.sn + row / m.h % m.c * m.sc + row % m.h * m.sh;
+        for (int64_t x = 0; x < m.w; ++x) out[row * m.w + x] = mask_value<To>(is_valid(values[x * m.sw]));
+      });
+    });
+  });
+  return result;
 }
 
 // ---- Eq. 2 and its gradient --------------------

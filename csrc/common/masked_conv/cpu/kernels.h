@@ -14,6 +14,7 @@ struct CpuKernels {
   static void epilogue_backward(const Tensor& grad, const Tensor& ratio, Tensor& scaled, Tensor& grad_bias);
 
   static bool is_all_valid(const Tensor& mask);
+  static Tensor convert_mask(const Tensor& mask, ScalarType dtype);
 
   static bool is_finite(const Tensor& t);
   static bool convolves(const Tensor& input, const Tensor& weight, const Window& window, int64_t groups);
@@ -23,6 +24,6 @@ struct CpuKernels {
                                 const Window& window, const Tensor& ratio, const Tensor& grad_input,
                                 const Tensor& grad_weight);
 };
-static_assert(Kernels<CpuKernels> && ReadsMasks<CpuKernels> && HasConvolution<CpuKernels>);
+static_assert(Kernels<CpuKernels> && ReadsMasks<CpuKernels> && ConvertsMasks<CpuKernels> && HasConvolution<CpuKernels>);
 
 }  // namespace msa::masked_conv
