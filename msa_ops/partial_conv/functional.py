@@ -156,7 +156,7 @@ def _unchecked(
     if steps is None or margins is None or dilations is None:
         return None
     dtype = mask.dtype
-    if dtype != torch.bool and torch.is_grad_enabled():
+    if dtype != torch.bool and dtype in checks.MASK_DTYPES and torch.is_grad_enabled():
         mask = mask != 0  # a copy, so that the caller may change the mask before the backward
     try:
         output, new_mask, _ = registration.operator(f"{OP}_forward").plain(
