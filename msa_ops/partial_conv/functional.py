@@ -148,6 +148,8 @@ def _unchecked(
         and mask.is_cpu
         and weight.is_cpu
         and (bias is None or (eager.is_tensor(bias) and bias.is_cpu))
+        and type(groups) is int
+        and type(input_is_masked) is bool
         and not torch.is_autocast_enabled("cpu")
         and native.MISSING["cpu"] is None
     ):

@@ -50,12 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--here", action="store_true", help="test only with this Python and the dependencies of this environment"
     )
+    parser.add_argument("--no-tests", action="store_true", help="only msa_ops.info and the numbers, no tests")
     options = parser.parse_args(arguments)
     if not options.wheel.is_file():
         parser.error(f"there is no wheel {options.wheel}")
     outcomes = []
     for python, torch in [(None, None)] if options.here else options.pairs:
-        outcomes.append(environments.check(options.wheel.resolve(), python, torch))
+        outcomes.append(environments.check(options.wheel.resolve(), python, torch, not options.no_tests))
         print(table(outcomes[-1:]).splitlines()[-1], flush=True)
     print("", table(outcomes), sep="\n")
     tested = [outcome.result == environments.PASSED for outcome in outcomes if outcome.was_installed]

@@ -96,7 +96,7 @@ def test_the_exit_status_says_whether_a_test_failed(results, status, monkeypatch
     wheel.touch()
     left = iter(results)
 
-    def check(wheel, python, torch):
+    def check(wheel, python, torch, with_tests):
         result, was_installed = next(left)
         return environments.Outcome(python, torch, result=result, was_installed=was_installed)
 

@@ -107,6 +107,14 @@ def test_second_order_gradients_are_refused_as_ever():
         first.sum().backward()
 
 
+@pytest.mark.parametrize("argument", ["stride", "padding", "dilation", "groups"])
+@pytest.mark.parametrize("value", [torch.ones(1), torch.ones(1, dtype=torch.int64), "1", 1.0, None], ids=repr)
+def test_arguments_of_the_wrong_type_are_refused_as_ever(argument, value):
+    x, mask, weight, bias = inputs()
+    with pytest.raises(ValueError, match=rf"msa_ops::partial_conv2d: {argument} must "):
+        partial_conv2d(x, mask, weight, bias, **{argument: value})
+
+
 def test_whoever_watches_a_call_sees_the_operator():
     x, mask, weight, bias = inputs()
     with Operators() as operators:
