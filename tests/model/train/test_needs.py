@@ -43,7 +43,9 @@ MEASURED = """
     for _ in range(2):
         trainer.step(torch.rand(n, 3, side, side), torch.rand(n, 1, side, side) > 0.3)
     need = needs.estimate(config)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peak = int(status["VmHWM"].split()[0]) * 1024 - before
     print(peak, need.at_least(n), need.of(n))
 """
 
