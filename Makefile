@@ -70,7 +70,7 @@ SECONDS ?= 60
 .PHONY: $(ATTACKS:%=attack-%)
 attack: $(ATTACKS:%=attack-%)
 $(ATTACKS:%=attack-%): attack-%: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack $* --seconds $(SECONDS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack $* --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # The kernels, with their AVX clones and without, under address and undefined-behaviour sanitizers. Leaks are not looked
 # for, because Python and torch never free some of what they allocate. libstdc++ has to be there before the sanitizer
