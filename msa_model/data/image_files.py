@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import warnings
@@ -20,6 +21,9 @@ from .. import user_files
 from ..lines import one_line
 from . import native_messages
 from .image_modes import ALPHA_MODES, GREY_MODES, hole_pixels, to_rgb, unpremultiplied, with_alpha_for_key
+
+# What Pillow logs of a damaged file, it also raises. Without a handler Python prints it as it is.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 #: Suffixes of the files that are read and written, and the format that each stands for.
 FORMATS = {

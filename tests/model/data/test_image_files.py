@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,3 +100,12 @@ def test_what_a_library_in_c_writes_is_caught(capfd):
         pass
     assert said == []
     assert capfd.readouterr().err == "after\n"
+
+
+def test_what_pillow_logs_does_not_reach_the_terminal():
+    code = (
+        "import logging, msa_model.data.image_files; "
+        "logging.getLogger('PIL.TiffImagePlugin').error('More samples per pixel than can be decoded')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
