@@ -134,10 +134,10 @@ inline Tensor laid_out(const Tensor& t, bool channels_last) {
   return copy;
 }
 
-// The map with strides as empty_map gives them, copied only where it has others. Some of torch's gradients of
+// The map in one of torch's two layouts, copied only where its strides are of neither. Some of torch's gradients of
 // convolutions fail for a weight whose dimensions of size 1 have odd strides.
 inline Tensor plainly_laid_out(const Tensor& t) {
-  if (is_laid_out_as_its_copy(t)) return t;
+  if (t.is_contiguous() || is_laid_out_as_its_copy(t)) return t;
   Tensor copy = empty_map_like(t);
   torch::stable::copy_(copy, t);
   return copy;

@@ -70,14 +70,14 @@ struct PartialConv {
   // input (N,C,H,W), mask (N,G,H,W) bool whose plane g covers plane_channels[g] channels. Returns the output, mask'
   // (N,1,H',W') bool, and the ratio of Eq. 4 (N,1,H',W') that the backward needs. Without plane_channels the mask has
   // one plane or one per channel. Numerator 0 stands for the entries of a full window. On the CPU the mask may also be
-  // floating; mask' has its dtype.
+  // uint8 or floating; mask' has its dtype.
   static Outputs forward(Tensor input, Tensor mask, Tensor weight, std::optional<Tensor> bias, Ints plane_channels,
                          Ints stride, Ints padding, Ints dilation, int64_t groups, int64_t numerator,
                          bool input_is_masked) {
     const char* where = "partial_conv2d_forward";
     const Tensor given = mask;
     resolve_planes(mask, plane_channels, input.dim() == 4 ? input.size(1) : 0);
-    mask = masked_conv::as_bytes<K>(mask);
+    mask = masked_conv::as_bool<K>(mask);
     check(input, mask, weight, plane_channels, groups, where);
     masked_conv::check_bias(bias, weight, where);
     const Window window = window_of(input, weight, stride, padding, dilation, where);
@@ -105,7 +105,7 @@ struct PartialConv {
                           bool input_is_masked, std::vector<bool> needed) {
     const char* where = "partial_conv2d_backward";
     resolve_planes(mask, plane_channels, input.dim() == 4 ? input.size(1) : 0);
-    mask = masked_conv::as_bytes<K>(mask);
+    mask = masked_conv::as_bool<K>(mask);
     check(input, mask, weight, plane_channels, groups, where);
     masked_conv::check_map(grad_output, input, where, "grad_output");
     const Window window = window_of(input, weight, stride, padding, dilation, where);

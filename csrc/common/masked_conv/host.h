@@ -16,14 +16,9 @@ inline void check_map(const Tensor& t, const Tensor& like, const char* where, co
                   " must have the device and dtype of the input");
 }
 
-// Whether kernels read the mask as it is, see MaskByte.
-inline bool is_of_bytes(const Tensor& mask) {
-  return mask.scalar_type() == ScalarType::Bool || mask.scalar_type() == ScalarType::Byte;
-}
-
 inline void check_mask(const Tensor& mask, const Tensor& map, int64_t planes, const char* where, const char* name) {
-  STD_TORCH_CHECK(is_of_bytes(mask) && mask.device() == map.device(), "msa_ops::", where, ": ", name,
-                  " must be a bool tensor on the input's device");
+  STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Bool && mask.device() == map.device(), "msa_ops::", where, ": ",
+                  name, " must be a bool tensor on the input's device");
   STD_TORCH_CHECK(has_shape(mask, {map.size(0), planes, map.size(2), map.size(3)}), "msa_ops::", where, ": ", name,
                   " must have shape (", map.size(0), ", ", planes, ", ", map.size(2), ", ", map.size(3), "), got ",
                   shape_of(mask));
@@ -63,11 +58,12 @@ struct Windows {
         new_mask(empty_on(like, {n, 1, h, w}, ScalarType::Bool)) {}
 };
 
-// A mask of any dtype as kernels read it. Where the device cannot convert, check_mask refuses what is left.
+// A uint8 or floating mask as bool. Where the device cannot convert, check_mask refuses what is left.
 template <class K>
-Tensor as_bytes(const Tensor& mask) {
+Tensor as_bool(const Tensor& mask) {
   if constexpr (ConvertsMasks<K>) {
-    if (is_floating(mask.scalar_type()) && mask.dim() == 4) return K::convert_mask(mask, ScalarType::Bool);
+    const bool converts = mask.scalar_type() == ScalarType::Byte || is_floating(mask.scalar_type());
+    if (converts && mask.dim() == 4) return K::convert_mask(mask, ScalarType::Bool);
   }
   return mask;
 }
